@@ -1,0 +1,1 @@
+"""Speech recognition with Conformers whose self-attention can be chosen."""

@@ -1,0 +1,160 @@
+"""Recordings: the one place that reads audio files. Every kind that libsndfile knows will do.
+
+``load`` gives the samples, ``duration`` asks the header only, ``check`` decodes everything and
+trusts nothing. A recording that was cut short is an error, never a shorter recording.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import torch
+from torchaudio.functional import resample
+
+from asr.errors import UserError
+
+SUFFIXES = (".flac", ".wav", ".opus", ".ogg", ".mp3")
+
+_BLOCK = 1 << 18  # frames decoded at a time, so that check() needs little memory for any length
+_MAX_PEAK = 4.0  # lossy codecs overshoot full scale a little; more means samples on another scale
+_MAX_OGG_PAGE = 65307  # bytes, from the format's definition
+_LONGEST = 1 << 62  # frames; libsndfile gives more where a FLAC from a pipe does not say
+_STREAMED_WAV = 0x7FFFF000  # sizes from here on are what sox and ffmpeg write to a pipe: unknown
+
+
+class AudioError(UserError):
+    """A recording that cannot be used; ``cause`` is its kind of fault in a few words."""
+
+    def __init__(self, message: str, cause: str = "unreadable"):
+        super().__init__(message)
+        self.cause = cause
+
+
+def load(path: str | Path, sample_rate: int = 16000) -> torch.Tensor:
+    """Decode a recording: (samples,) float32 mono in [-1, 1] at ``sample_rate`` Hz.
+
+    Channels are averaged. Samples beyond full scale, which lossy codecs give, are clipped to it.
+
+    Raises:
+        AudioError: missing, unreadable, empty, truncated, or with samples that are no sound.
+    """
+    with _opened(path) as file:
+        samples = torch.from_numpy(np.concatenate(list(_mono_blocks(file))))
+        rate = file.samplerate
+    if rate != sample_rate:
+        samples = resample(samples, rate, sample_rate)
+    return samples.clamp_(-1, 1)
+
+
+def duration(path: str | Path) -> float:
+    """Seconds of audio by the file's header; decodes nothing.
+
+    Raises:
+        AudioError: missing or unreadable, or an Ogg or WAV file that was cut short.
+    """
+    with _opened(path) as file:
+        return file.frames / file.samplerate
+
+
+def check(path: str | Path) -> float:
+    """Decode the whole file and return its true duration in seconds.
+
+    Truncation shows in FLAC as a decoding error or as frames that the header announces and the
+    data lacks, in WAV as a data size beyond the file's end, in Ogg (Opus, Vorbis) as a last page
+    without its end or the end-of-stream flag, in MP3 as fewer frames than its Xing header
+    announces; an MP3 file without that header does not say how long it should be.
+
+    Raises:
+        AudioError: missing, unreadable, empty, truncated, or with samples that are no sound.
+    """
+    with _opened(path) as file:
+        return sum(map(len, _mono_blocks(file))) / file.samplerate
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    """Open a recording; turn what goes wrong, then or while it is read, into an AudioError."""
+    path = Path(path)
+    if not path.exists():
+        raise AudioError(f"{path}: no such file", "missing")
+    if not path.is_file():  # opening a named pipe would wait for ever
+        raise AudioError(f"{path}: not a file")
+    try:
+        with path.open("rb") as raw:
+            _reject_cut_container(path, raw)
+        file = soundfile.SoundFile(path)
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read: {error.strerror}") from None
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path}: not audio that libsndfile reads: {_reason(error)}") from None
+    with file:
+        if file.frames > _LONGEST:
+            raise AudioError(f"{path}: its header does not say how long it is; encode it again")
+        try:
+            yield file
+        except soundfile.LibsndfileError as error:
+            message = f"{path}: truncated or damaged: {_reason(error)}"
+            raise AudioError(message, "truncated") from None
+
+
+def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """Decode to the end: (frames,) float32 blocks, channels averaged, every sample looked at."""
+    decoded = 0
+    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        decoded += len(block)
+        peak = np.abs(block).max()
+        if not peak <= _MAX_PEAK:  # put this way round, the test catches NaN too
+            message = f"{file.name}: samples must lie in [-1, 1], but one is {peak}"
+            raise AudioError(message, "bad samples")
+        yield block[:, 0] if file.channels == 1 else block.mean(axis=1)
+    if decoded == 0:
+        raise AudioError(f"{file.name}: holds no audio, its length is zero", "zero length")
+    # An MP3 header may count its own frame of 1152 samples as sound: that is no truncation.
+    slack = 1152 if file.format == "MP3" else 0
+    if decoded < file.frames - slack:
+        message = f"{file.name}: truncated: {decoded} of {file.frames} frames are there"
+        raise AudioError(message, "truncated")
+
+
+def _reject_cut_container(path: Path, raw: BinaryIO) -> None:
+    """Find the truncations that libsndfile passes over: it shortens cut WAV and Ogg files."""
+    magic = raw.read(12)
+    if not magic:
+        raise AudioError(f"{path}: the file is empty (0 bytes)", "zero length")
+    if magic[:4] == b"OggS" and _ogg_is_cut(raw):
+        message = f"{path}: truncated: its last Ogg page is cut or lacks the end-of-stream flag"
+        raise AudioError(message, "truncated")
+    if magic[:4] == b"RIFF" and magic[8:] == b"WAVE" and _wav_is_cut(raw):
+        message = f"{path}: truncated: its header promises more data than the file holds"
+        raise AudioError(message, "truncated")
+
+
+def _ogg_is_cut(raw: BinaryIO) -> bool:
+    size = raw.seek(0, os.SEEK_END)
+    raw.seek(max(0, size - _MAX_OGG_PAGE))
+    tail = raw.read()
+    page = tail[max(0, tail.rfind(b"OggS")) :]  # a page: 27 bytes, its table of sizes, its data
+    table = page[27 : 27 + page[26]] if len(page) > 27 else b""
+    last_of_stream = len(page) > 27 and page[5] & 4
+    return not last_of_stream or len(page) < 27 + page[26] + sum(table)
+
+
+def _wav_is_cut(raw: BinaryIO) -> bool:
+    size = raw.seek(0, os.SEEK_END)
+    position = 12
+    while position + 8 <= size:
+        raw.seek(position)
+        name, length = struct.unpack("<4sI", raw.read(8))
+        if name == b"data":
+            return position + 8 + length > size and length < _STREAMED_WAV
+        position += 8 + length + length % 2  # chunks start at even offsets
+    return True  # the file ends before its samples begin
+
+
+def _reason(error: soundfile.LibsndfileError) -> str:
+    return error.error_string.strip(" .") or f"error {error.code}"

@@ -1,0 +1,125 @@
+"""Checkpoints: written in one step, read without running code from them.
+
+A checkpoint holds, beside Lightning's own state, an entry ``recipe`` with the model's configuration
+and the tokeniser, so that a checkpoint is all that decoding needs.
+"""
+
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from asr.config import model_from_dict, model_to_dict
+from asr.errors import UserError
+from asr.files import atomic_path
+from asr.model import Model, ModelConfig
+from asr.tokenizer import Tokenizer
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a checkpoint says about itself."""
+
+    model: ModelConfig
+    tokenizer: Tokenizer
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes to a temporary file and renames it; reads tensors and plain values only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path, map_location=None, weights_only: bool | None = None) -> dict:
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU.
+
+    Raises:
+        UserError: missing, damaged, or not a checkpoint of this project. A file that asks to run code
+            is refused, not run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"--checkpoint {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path}: holds more than tensors and plain values, or is no checkpoint; not loaded"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile):
+        raise UserError(f"{path}: not a checkpoint, or a damaged one") from None
+    if not isinstance(content, dict) or "recipe" not in content:
+        raise UserError(f"{path}: a PyTorch file, but not a checkpoint of train.py")
+    if content["recipe"].get("format") != _FORMAT:
+        raise UserError(f"{path}: made by another version of train.py")
+    return content
+
+
+def pack_recipe(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The ``recipe`` entry."""
+    return {
+        "format": _FORMAT,
+        "model": model_to_dict(config),
+        "tokenizer": torch.frombuffer(bytearray(tokenizer.model), dtype=torch.uint8),
+    }
+
+
+def unpack_recipe(content: dict[str, Any], path: str | Path) -> Recipe:
+    """Inverse of ``pack_recipe``; ``path`` is named in errors."""
+    entry = content["recipe"]
+    try:
+        config = model_from_dict(entry["model"])
+        tokenizer = Tokenizer(entry["tokenizer"].numpy().tobytes())
+    except (UserError, KeyError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{path}: {error}") from None
+    return Recipe(config, tokenizer)
+
+
+def load_model(path: str | Path) -> tuple[Model, Recipe]:
+    """Build the model of a checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: see ``read_checkpoint``; also where weights do not fit the configuration.
+    """
+    content = read_checkpoint(path)
+    recipe = unpack_recipe(content, path)
+    model = Model(recipe.model, recipe.tokenizer.pieces)
+    prefix = "model."
+    weights = {
+        name.removeprefix(prefix): value
+        for name, value in content["state_dict"].items()
+        if name.startswith(prefix)
+    }
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path}: weights do not fit: {error}") from None
+    return model.eval(), recipe
+
+
+def check_same(path: str | Path, found: Recipe, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Raise UserError unless a checkpoint was trained with this model and tokeniser."""
+    here, there = model_to_dict(config), model_to_dict(found.model)
+    for name in ("attention", "positions", "options", "encoder"):
+        if here[name] != there[name]:
+            raise UserError(f"{path}: trained with {name} {there[name]}, but this run asks for {here[name]}")
+    if found.tokenizer.model != tokenizer.model:
+        raise UserError(
+            f"{path}: trained with another tokeniser "
+            f"({found.tokenizer.pieces} pieces, {found.tokenizer.digest}; "
+            f"here {tokenizer.pieces} pieces, {tokenizer.digest})"
+        )

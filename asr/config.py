@@ -1,0 +1,188 @@
+"""The training program's configuration. The dataclasses' docstrings are its --help text.
+
+A YAML file given with --config holds the same names; the command line overrides it.
+"""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from asr.attention import ATTENTIONS
+from asr.conformer import EncoderConfig
+from asr.errors import UserError
+from asr.frontend import FrontendConfig
+from asr.model import ModelConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to train on.
+
+    Args:
+        folder: folder with the manifests, SPLIT.jsonl each.
+        train: splits to train on.
+        dev: split to validate on while training.
+        tokenizer: SentencePiece model made by python -m asr.tokenizer.
+        max_seconds: longer utterances are left out of training (and listed).
+        workers: processes that read audio beside the training process; 0 reads in it.
+    """
+
+    folder: str = "data/demo"
+    train: list[str] = field(default_factory=lambda: ["train"])
+    dev: str = "dev"
+    tokenizer: str = "data/demo/tokenizer.model"
+    max_seconds: float = 20.0
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train.
+
+    Args:
+        steps: optimiser steps in all.
+        seconds: audio in a batch, padding included, per device.
+        accumulate: batches per optimiser step.
+        peak_lr: highest learning rate.
+        warmup: steps from 0 to the highest learning rate.
+        schedule: after the warm-up, cosine (to 0 at the last step) or noam (inverse square root).
+        weight_decay: AdamW's; not applied to biases and norms.
+        clip: greatest gradient norm.
+        validate_every: steps between validations, each of which writes a checkpoint.
+        seed: of weights, batches and augmentation.
+        precision: auto (bf16 on a GPU that has it, else fp32), fp32 or bf16.
+        accelerator: auto, cpu or gpu.
+        devices: GPUs, or processes on a CPU.
+    """
+
+    steps: int = 100_000
+    seconds: float = 1200.0
+    accumulate: int = 1
+    peak_lr: float = 1.5e-3
+    warmup: int = 10_000
+    schedule: Literal["cosine", "noam"] = "noam"
+    weight_decay: float = 1e-3
+    clip: float = 5.0
+    validate_every: int = 2_000
+    seed: int = 1
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole training run."""
+
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+    out: Path
+    resume: str
+
+
+def parse_config(argv: list[str] | None = None) -> Config:
+    """Command line to configuration; raises UserError, one line, for what cannot be parsed."""
+    parser = _parser()
+    try:
+        parsed = parser.instantiate_classes(parser.parse_args(argv))
+    except Exception as error:  # jsonargparse lets several kinds through, all about the input
+        raise UserError(_first_line(error)) from None
+    return _to_config(parsed)
+
+
+def model_to_dict(config: ModelConfig) -> dict[str, Any]:
+    """Plain dicts, lists, numbers and strings: what a checkpoint may hold."""
+    plain = asdict(config)
+    plain["options"] = asdict(config.options) if is_dataclass(config.options) else {}
+    plain["frontend"]["speeds"] = list(config.frontend.speeds)
+    return plain
+
+
+def model_from_dict(plain: dict[str, Any]) -> ModelConfig:
+    """Inverse of ``model_to_dict``; raises UserError where names are unknown."""
+    attention = plain.get("attention")
+    if attention not in ATTENTIONS:
+        raise UserError(f"attention {attention!r} is not one of {', '.join(ATTENTIONS)}")
+    try:
+        config = ModelConfig(
+            **{
+                **plain,
+                "options": ATTENTIONS[attention].Options(**plain["options"]),
+                "encoder": EncoderConfig(**plain["encoder"]),
+                "frontend": FrontendConfig(**plain["frontend"]),
+            }
+        )
+    except (TypeError, KeyError) as error:
+        raise UserError(f"model configuration: {error}") from None
+    return replace(config, frontend=replace(config.frontend, speeds=tuple(config.frontend.speeds)))
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML that --config reads."""
+    import yaml
+
+    plain = model_to_dict(config.model)
+    options = plain.pop("options")
+    if options:
+        plain[config.model.attention] = options
+    plain |= {"data": asdict(config.data), "training": asdict(config.training)}
+    plain |= {"out": str(config.out), "resume": config.resume}
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="train.py",
+        description="Train a Conformer with CTC. Start from a recipe's YAML and override what you "
+        "like: train.py --config recipes/demo/conformer_xs.yaml --attention softmax",
+        exit_on_error=False,
+        default_env=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the options")
+    names = ", ".join(ATTENTIONS)
+    parser.add_argument("--attention", type=str, default="mala", help=f"one of {names}")
+    parser.add_argument(
+        "--positions",
+        type=str,
+        default="auto",
+        help="auto: the mechanism's own default; relative (softmax only), rotary, sinusoid, none",
+    )
+    parser.add_argument("--out", type=str, required=True, help="folder of this run")
+    parser.add_argument(
+        "--resume",
+        type=str,
+        default="",
+        help="checkpoint to go on from; 'auto' takes the last one in --out, if there is one",
+    )
+    sections = {"encoder": EncoderConfig, "frontend": FrontendConfig}
+    sections |= {name: cls.Options for name, cls in ATTENTIONS.items() if fields(cls.Options)}
+    sections |= {"data": DataConfig, "training": TrainingConfig}
+    for name, section in sections.items():
+        parser.add_class_arguments(section, name)
+    return parser
+
+
+def _to_config(parsed: Namespace) -> Config:
+    attention = parsed.attention
+    if attention not in ATTENTIONS:
+        known = ", ".join(ATTENTIONS)
+        raise UserError(f"--attention {attention}: unknown; choose one of {known}")
+    options = getattr(parsed, attention, None) or ATTENTIONS[attention].Options()
+    model = ModelConfig(attention, parsed.positions, options, parsed.encoder, parsed.frontend)
+    _check(parsed.data, "data", ("max_seconds",))
+    _check(parsed.training, "training", ("steps", "seconds", "peak_lr", "validate_every", "devices"))
+    return Config(model, parsed.data, parsed.training, Path(parsed.out), parsed.resume)
+
+
+def _check(section, name: str, positive: tuple[str, ...]) -> None:
+    for option in positive:
+        if not getattr(section, option) > 0:
+            raise UserError(f"--{name}.{option} {getattr(section, option)}: must be positive")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__

@@ -1,0 +1,45 @@
+"""Connectionist temporal classification (Graves et al. 2006)."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BLANK = 0
+
+
+class CTCHead(nn.Module):
+    """Encoded frames to log-probabilities over the pieces and the blank, and the loss on them.
+
+    Class 0 is the blank; class i is the tokenizer's piece i - 1.
+    """
+
+    def __init__(self, dim: int, pieces: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(dim, pieces + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, N, D) to log-probabilities (B, N, pieces + 1), fp32 at least."""
+        logits = self.project(x)
+        return F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+    @staticmethod
+    def loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
+        """Negative log-likelihood of each utterance, (B,), in nats.
+
+        Args:
+            log_probs: (B, N, pieces + 1).
+            lengths: (B,) valid frames.
+            targets: (B, U) classes, padded with anything.
+            target_lengths: (B,).
+        """
+        with torch.autocast(log_probs.device.type, enabled=False):
+            return F.ctc_loss(
+                log_probs.transpose(0, 1), targets, lengths, target_lengths, BLANK, reduction="none"
+            )
+
+
+def frames_needed(classes: list[int]) -> int:
+    """Frames that CTC needs for these classes: one each, and a blank between equal neighbours."""
+    return len(classes) + sum(a == b for a, b in pairwise(classes))

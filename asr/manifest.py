@@ -1,0 +1,81 @@
+"""Manifests: JSON lines, one utterance a line. The only place that knows their format.
+
+A line holds ``id``, ``audio`` (a path; relative ones start at the manifest's folder), ``duration`` in
+seconds, ``text`` and ``speaker``.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from asr.errors import UserError
+from asr.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording and what is said in it."""
+
+    id: str
+    audio: str
+    duration: float
+    text: str
+    speaker: str
+
+
+_TYPES = {"id": str, "audio": str, "duration": (int, float), "text": str, "speaker": str}
+
+
+def read_manifest(path: str | Path) -> list[Utterance]:
+    """Read a manifest; ``audio`` comes back as an absolute path.
+
+    Raises:
+        UserError: the file is missing, empty, or a line of it is not an utterance.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such manifest; run the data preparation stage first")
+    utterances, seen = [], set()
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            utterance = _parse(line, f"{path}:{number}", path.parent)
+            if utterance.id in seen:
+                raise UserError(f"{path}:{number}: utterance id {utterance.id} appears twice")
+            seen.add(utterance.id)
+            utterances.append(utterance)
+    if not utterances:
+        raise UserError(f"{path}: the manifest holds no utterance")
+    return utterances
+
+
+def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
+    """Write a manifest in one step. Audio inside its folder is named relative to it."""
+    path = Path(path)
+    folder = path.parent.resolve()
+    lines = []
+    for utterance in utterances:
+        record = asdict(utterance)
+        audio = Path(utterance.audio).resolve()
+        record["audio"] = str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio)
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    atomic_write(path, "".join(lines))
+
+
+def _parse(line: str, where: str, folder: Path) -> Utterance:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not a line of JSON: {error.msg}") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: not a JSON object")
+    for name, kind in _TYPES.items():
+        if name not in record:
+            raise UserError(f"{where}: field {name!r} is missing")
+        if not isinstance(record[name], kind) or isinstance(record[name], bool):
+            raise UserError(f"{where}: field {name!r} has the wrong type: {record[name]!r}")
+    if not record["duration"] > 0:
+        raise UserError(f"{where}: duration {record['duration']} is not positive")
+    record["audio"] = os.path.normpath(folder.absolute() / record["audio"])
+    return Utterance(**{name: record[name] for name in _TYPES})

@@ -1,0 +1,68 @@
+"""Progress of training: a bar on a terminal, a line now and then in a log file."""
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from tqdm import tqdm
+
+
+class TrainingProgress(Callback):
+    """Steps done, loss, and hours of audio trained on per hour.
+
+    Args:
+        every: seconds between lines where the output is not a terminal.
+    """
+
+    def __init__(self, every: float = 20.0) -> None:
+        self.every = every
+        self.on_terminal = sys.stderr.isatty()
+        self.loss: float | None = None
+
+    def on_train_start(self, trainer, task) -> None:
+        self.bar = tqdm(
+            total=trainer.max_steps,
+            initial=trainer.global_step,
+            desc="training",
+            unit="step",
+            disable=not trainer.is_global_zero or not self.on_terminal,
+        )
+        self.started = self.last_line = time.monotonic()
+        self.first_step = trainer.global_step
+        self.first_seconds = task.audio_seconds
+
+    def on_train_batch_end(self, trainer, task, outputs: Any, batch, batch_index: int) -> None:
+        step = trainer.global_step
+        now = time.monotonic()
+        if step % 10 == 0 or self.loss is None:  # reading the loss waits for the device
+            loss = float(outputs["loss"].detach()) * task.config.training.accumulate
+            self.loss = loss if self.loss is None else 0.7 * self.loss + 0.3 * loss
+        elapsed = max(now - self.started, 1e-9)
+        rate = (task.audio_seconds - self.first_seconds) / elapsed
+        shown = f"loss {self.loss:.2f}, {rate:.0f} h of audio per h"
+        self.bar.set_postfix_str(shown, refresh=False)
+        self.bar.update(step - self.bar.n)
+        due = now - self.last_line >= self.every or step == trainer.max_steps
+        if trainer.is_global_zero and not self.on_terminal and due:
+            self.last_line = now
+            left = elapsed / max(step - self.first_step, 1) * (trainer.max_steps - step)
+            print(f"step {step}/{trainer.max_steps}: {shown}, {left / 60:.1f} min left", flush=True)
+
+    def on_validation_end(self, trainer, task) -> None:
+        metrics = trainer.callback_metrics
+        if trainer.sanity_checking or not trainer.is_global_zero or "dev_wer" not in metrics:
+            return
+        tqdm.write(
+            f"step {trainer.global_step}: dev loss {metrics['dev_loss']:.2f}, "
+            f"dev WER {metrics['dev_wer']:.1f} % (greedy), "
+            f"{task.audio_seconds / 3600:.1f} h of audio seen",
+            file=sys.stdout,
+        )
+
+    def on_train_end(self, trainer, task) -> None:
+        self.bar.close()
+
+    def on_exception(self, trainer, task, exception: BaseException) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()

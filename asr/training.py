@@ -1,0 +1,217 @@
+"""Training: the LightningModule, the optimiser and its schedule, and the run as a whole."""
+
+import logging
+import math
+import warnings
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from asr.checkpoint import (
+    AtomicCheckpointIO,
+    check_same,
+    pack_recipe,
+    read_checkpoint,
+    unpack_recipe,
+)
+from asr.config import Config, TrainingConfig, dump_config
+from asr.data import (
+    Batch,
+    FixedBatches,
+    SpeechDataset,
+    TrainingSampler,
+    make_batches,
+    make_loader,
+    read_splits,
+    split_trainable,
+    write_excluded,
+)
+from asr.decoding.greedy import greedy
+from asr.errors import UserError
+from asr.files import atomic_write
+from asr.model import Model
+from asr.progress import TrainingProgress
+from asr.scoring import word_errors
+from asr.tokenizer import Tokenizer
+
+
+class TrainingTask(L.LightningModule):
+    """One training run's model, loss, optimiser and validation."""
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.model = Model(config.model, tokenizer.pieces)
+        self.audio_seconds = 0.0
+        self.dev_errors = self.dev_words = 0
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        log_probs, lengths = self.model(batch.waveforms, batch.lengths)
+        losses = self.model.head.loss(log_probs, lengths, batch.targets, batch.target_lengths)
+        loss = losses.sum() / batch.target_lengths.sum()  # nats a piece
+        self.log("train_loss", loss)
+        self.log("audio_hours", self.audio_seconds / 3600)
+        return loss
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        if self.trainer.training:
+            self.audio_seconds += batch.seconds * self.trainer.world_size
+        return batch
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        log_probs, lengths = self.model(batch.waveforms, batch.lengths)
+        losses = self.model.head.loss(log_probs, lengths, batch.targets, batch.target_lengths)
+        loss = losses.sum() / batch.target_lengths.sum()
+        pieces = int(batch.target_lengths.sum())
+        self.log("dev_loss", loss, batch_size=pieces, sync_dist=True)
+        for classes, reference in zip(greedy(log_probs, lengths), batch.texts, strict=True):
+            count = word_errors(reference, self.tokenizer.decode(classes))
+            self.dev_errors += count.total
+            self.dev_words += count.words
+
+    def on_validation_epoch_end(self) -> None:
+        totals = torch.tensor([self.dev_errors, self.dev_words], device=self.device)
+        errors, words = self.all_gather(totals).reshape(-1, 2).sum(0).tolist()
+        self.dev_errors = self.dev_words = 0
+        self.log("dev_wer", 100 * errors / max(words, 1), rank_zero_only=True)
+
+    def configure_optimizers(self):
+        config = self.config.training
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        rest = [p for p in self.model.parameters() if p.ndim <= 1]  # biases and norms
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed}, {"params": rest, "weight_decay": 0.0}],
+            lr=config.peak_lr,
+            betas=(0.9, 0.98),
+            weight_decay=config.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, config))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["recipe"] = pack_recipe(self.config.model, self.tokenizer)
+        checkpoint["audio_seconds"] = self.audio_seconds
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.audio_seconds = checkpoint["audio_seconds"]
+
+
+def lr_factor(step: int, config: TrainingConfig) -> float:
+    """Learning rate at a step as a share of the peak: linear warm-up, then noam's or cosine's fall."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    if config.schedule == "noam":
+        return math.sqrt(max(config.warmup, 1) / max(step, 1))
+    done = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def train(config: Config) -> None:
+    """Run training as configured; leaves config.yaml, checkpoints and logs in ``config.out``.
+
+    Raises:
+        UserError: anything wrong with the data, the options, or the checkpoint to go on from.
+    """
+    L.seed_everything(config.training.seed, workers=True, verbose=False)
+    tokenizer = Tokenizer.load(config.data.tokenizer)
+    task = TrainingTask(config, tokenizer)
+    checkpoint = _find_checkpoint(config, tokenizer)
+
+    fastest = max(config.model.frontend.speeds)
+    utterances, excluded = split_trainable(
+        read_splits(config.data.folder, config.data.train),
+        tokenizer,
+        config.data.max_seconds,
+        fastest,
+    )
+    if not utterances:
+        raise UserError(f"--data.folder {config.data.folder}: no utterance can be trained on")
+    dev = read_splits(config.data.folder, [config.data.dev])
+    atomic_write(config.out / "config.yaml", dump_config(config))
+    if excluded:
+        path = config.out / "excluded.jsonl"
+        print(f"left out of training: {write_excluded(path, excluded)} (listed in {path})")
+    hours = sum(utterance.duration for utterance in utterances) / 3600
+    parameters = sum(p.numel() for p in task.model.parameters()) / 1e6
+    print(
+        f"training {config.model.attention}, {parameters:.2f} M parameters, on {hours:.2f} h "
+        f"({len(utterances)} utterances) for {config.training.steps} steps"
+    )
+
+    sampler = TrainingSampler(
+        [utterance.duration for utterance in utterances],
+        config.training.seconds,
+        config.training.seed,
+    )
+    dev_batches = make_batches([u.duration for u in dev], config.training.seconds, rng=None)
+    trainer = _make_trainer(config)
+    if checkpoint is not None:
+        sampler.start = read_checkpoint(checkpoint)["global_step"] * config.training.accumulate
+    trainer.fit(
+        task,
+        make_loader(SpeechDataset(utterances, tokenizer), sampler, config.data.workers),
+        make_loader(SpeechDataset(dev, tokenizer), FixedBatches(dev_batches), config.data.workers),
+        ckpt_path=checkpoint,
+    )
+
+
+def _make_trainer(config: Config) -> L.Trainer:
+    training = config.training
+    on_gpu = training.accelerator != "cpu" and torch.cuda.is_available()
+    if training.accelerator == "gpu" and not on_gpu:
+        raise UserError("--training.accelerator gpu: no GPU that PyTorch can use was found")
+    bf16 = training.precision == "bf16" or (
+        training.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
+    )
+    # Lightning's advice for other kinds of project: its devices, its tips, workers, endless epochs.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before.*")
+    checkpoints = ModelCheckpoint(
+        config.out / "checkpoints",
+        filename="best",
+        monitor="dev_wer",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    return L.Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=training.devices,
+        precision="bf16-mixed" if bf16 else "32-true",
+        max_steps=training.steps,
+        max_epochs=-1,
+        accumulate_grad_batches=training.accumulate,
+        gradient_clip_val=training.clip,
+        val_check_interval=training.validate_every * training.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=10,
+        logger=TensorBoardLogger(config.out, name="", version="logs"),
+        callbacks=[checkpoints, LearningRateMonitor(), TrainingProgress()],
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _find_checkpoint(config: Config, tokenizer: Tokenizer) -> str | None:
+    """The checkpoint that --resume means, checked to fit this run; None to start afresh."""
+    last = config.out / "checkpoints" / "last.ckpt"
+    if not config.resume:
+        if last.exists():
+            raise UserError(
+                f"--out {config.out} holds a run already; go on with --resume auto, or name another"
+            )
+        return None
+    path = last if config.resume == "auto" else config.resume
+    if config.resume == "auto" and not last.exists():
+        return None
+    recipe = unpack_recipe(read_checkpoint(path), path)
+    check_same(path, recipe, config.model, tokenizer)
+    return str(path)

@@ -1,0 +1,320 @@
+"""LibriSpeech, or any corpus in its layout, to manifests: ``python -m data_prep.librispeech``."""
+
+import argparse
+import functools
+import io
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import soundfile
+import torch
+from tqdm import tqdm
+
+from asr.audio import SUFFIXES, AudioError, check, load
+from asr.errors import UserError, run_program
+from asr.files import atomic_write
+from asr.manifest import Utterance, write_manifest
+
+HELP = "Check a corpus in LibriSpeech's layout and write one manifest, OUT/SPLIT.jsonl, per split."
+
+EXAMPLES = """
+--root is the folder that holds LibriSpeech/SPLIT or SPLIT, each with
+SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTTERANCE.flac (or .wav .opus .ogg .mp3) and, beside the
+recordings, SPEAKER-CHAPTER.trans.txt with a line "SPEAKER-CHAPTER-UTTERANCE THE WORDS" for each.
+Every recording is decoded once, so that a damaged one is found now and not on the third day of
+training.
+
+examples:
+  the five hours of mini LibriSpeech, fetched (0.5 GB) and prepared:
+    python -m data_prep.librispeech --root corpora --download mini --out data/mini
+  all of LibriSpeech (61 GB to fetch), or two splits of it:
+    python -m data_prep.librispeech --root corpora --download full --out data/librispeech
+    python -m data_prep.librispeech --root corpora --download full --out data/librispeech \\
+        --splits dev-clean test-clean
+  a copy that is already there:
+    python -m data_prep.librispeech --root /path/to/corpora --out data/librispeech
+  Opus or MP3 recordings, decoded once and for all into 16 kHz WAV under data/mine/audio:
+    python -m data_prep.librispeech --root mine --out data/mine --convert wav
+"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A transcript and its recording, not yet looked at. ``copy`` is where a WAV copy goes."""
+
+    split: str
+    id: str
+    audio: Path
+    text: str
+    speaker: str
+    copy: Path | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something in a split that cannot be used, and why."""
+
+    split: str
+    id: str
+    file: str
+    cause: str
+    detail: str
+
+
+def find_splits(root: Path) -> dict[str, Path]:
+    """The splits below ``root/LibriSpeech``, or else ``root``: name -> folder.
+
+    Raises:
+        UserError: no such folder, or no split in it.
+    """
+    if not root.is_dir():
+        raise UserError(f"--root {root}: no such folder; it should hold LibriSpeech/SPLIT or SPLIT")
+    for base in (root / "LibriSpeech", root):
+        splits = {}
+        for folder in sorted(base.iterdir()) if base.is_dir() else []:
+            if not folder.name.startswith(".") and any(map(_is_corpus_file, folder.glob("*/*/*"))):
+                splits[folder.name] = folder
+        if splits:
+            return splits
+    raise UserError(
+        f"--root {root}: no split found; looked for SPLIT/SPEAKER/CHAPTER/*.trans.txt and "
+        f"recordings ({' '.join(SUFFIXES)}) in it and in its folder LibriSpeech"
+    )
+
+
+def scan_split(split: str, folder: Path) -> tuple[list[Candidate], list[Fault]]:
+    """Match the transcripts of a split with its recordings; opens no recording.
+
+    Raises:
+        UserError: a transcript line that cannot be read, or two recordings with one id.
+    """
+    candidates, faults = [], []
+    for chapter in sorted(path for path in folder.glob("*/*") if path.is_dir()):
+        speaker = chapter.parent.name
+        transcripts = chapter / f"{speaker}-{chapter.name}.trans.txt"
+        texts = _read_transcripts(transcripts)
+        recordings = _recordings(chapter)
+        for id in sorted(texts.keys() | recordings.keys()):
+            fault = functools.partial(Fault, split, id)
+            if id not in texts:
+                cause, detail = "recording without transcript", f"no line {id} in {transcripts}"
+                faults.append(fault(str(recordings[id]), cause, detail))
+            elif id not in recordings:
+                cause, detail = "transcript without recording", f"no recording of {id} beside it"
+                faults.append(fault(str(transcripts), cause, detail))
+            elif not texts[id]:
+                faults.append(fault(str(transcripts), "empty transcript", f"no words after {id}"))
+            else:
+                candidates.append(Candidate(split, id, recordings[id], texts[id], speaker))
+    return candidates, faults
+
+
+def examine(candidate: Candidate) -> Utterance | Fault:
+    """Decode one recording to its end, and write its WAV copy where one is wanted."""
+    audio = candidate.audio
+    try:
+        if candidate.copy is not None:
+            _convert(audio, candidate.copy)
+            audio = candidate.copy
+        seconds = check(audio)
+    except AudioError as error:
+        detail = str(error).removeprefix(f"{audio}: ")
+        return Fault(candidate.split, candidate.id, str(audio), error.cause, detail)
+    return Utterance(candidate.id, str(audio), seconds, candidate.text, candidate.speaker)
+
+
+def examine_all(candidates: list[Candidate], jobs: int) -> list[Utterance | Fault]:
+    """``examine`` in ``jobs`` processes, with a progress bar; the results in the given order."""
+    with ProcessPoolExecutor(jobs, initializer=_start_worker) as pool:
+        try:
+            results = pool.map(examine, candidates, chunksize=16)
+            return list(tqdm(results, total=len(candidates), unit="file", desc="decoding"))
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that decodes died (out of memory?); try again with fewer --jobs"
+            ) from None
+        except BaseException:  # Ctrl-C above all: do not go through the rest of the queue first
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def prepare(root: Path, out: Path, splits: list[str] | None, skip_bad: bool, jobs: int, wav: bool) -> None:
+    """Check the splits (all, if None) and write their manifests; print what is in them.
+
+    Raises:
+        UserError: nothing to prepare, or faults without ``skip_bad``: then no manifest is written.
+    """
+    found = find_splits(root)
+    candidates, faults = [], []
+    for split in splits or found:
+        if split not in found:
+            raise UserError(f"--splits {split}: no such split; found: {' '.join(found)}")
+        good, bad = scan_split(split, found[split])
+        if not good and not bad:
+            raise UserError(f"{found[split]}: the split holds no utterance")
+        candidates += [_with_copy(candidate, out) for candidate in good] if wav else good
+        faults += bad
+
+    by_split = {split: [] for split in splits or found}
+    for candidate, result in zip(candidates, examine_all(candidates, jobs), strict=True):
+        if isinstance(result, Fault):
+            faults.append(result)
+        else:
+            by_split[candidate.split].append(result)
+
+    if faults and not skip_bad:
+        total = len(faults) + sum(map(len, by_split.values()))
+        first = faults[0]
+        raise UserError(
+            f"{len(faults)} of {total} utterances cannot be used ({_count(faults)}); first: "
+            f"{first.file}: {first.cause}: {first.detail}; no manifest was written, "
+            "--skip-bad leaves them out"
+        )
+    for split, utterances in by_split.items():
+        if not utterances:
+            raise UserError(f"{found[split]}: no utterance of this split can be used")
+    for split, utterances in by_split.items():
+        excluded = [fault for fault in faults if fault.split == split]
+        _write_split(out, split, sorted(utterances, key=lambda u: u.id), excluded)
+
+
+def _write_split(out: Path, split: str, utterances: list[Utterance], excluded: list[Fault]) -> None:
+    listing = out / f"{split}.excluded.jsonl"
+    if excluded:
+        records = ({k: v for k, v in asdict(fault).items() if k != "split"} for fault in excluded)
+        atomic_write(listing, "".join(json.dumps(record) + "\n" for record in records))
+    else:
+        listing.unlink(missing_ok=True)  # an earlier run's
+    write_manifest(out / f"{split}.jsonl", utterances)
+
+    seconds = [utterance.duration for utterance in utterances]
+    print(
+        f"{split}: {len(utterances)} utterances, {sum(seconds) / 3600:.2f} h, "
+        f"{len({utterance.speaker for utterance in utterances})} speakers, "
+        f"{min(seconds):.2f} to {max(seconds):.2f} s"
+    )
+    if excluded:
+        print(f"{split}: left out {len(excluded)} ({_count(excluded)}), listed in {listing}")
+
+
+def _count(faults: Iterable[Fault]) -> str:
+    causes = Counter(fault.cause for fault in faults).most_common()
+    return ", ".join(f"{cause}: {number}" for cause, number in causes)
+
+
+def _is_corpus_file(path: Path) -> bool:
+    # Names with a dot in front are not recordings: macOS puts ._NAME beside NAME in its archives.
+    known = path.suffix.lower() in SUFFIXES or path.name.endswith(".trans.txt")
+    return known and not path.name.startswith(".")
+
+
+def _read_transcripts(path: Path) -> dict[str, str]:
+    """Utterance id -> words; empty where there is no such file, its recordings then lack a text."""
+    if not path.is_file():
+        return {}
+    prefix = path.name.removesuffix(".trans.txt") + "-"
+    texts = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        number = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{number}: not UTF-8 text") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        id, *words = line.split()
+        if not id.startswith(prefix):
+            raise UserError(f"{path}:{number}: expected '{prefix}NUMBER WORDS', found {line[:40]!r}")
+        if id in texts:
+            raise UserError(f"{path}:{number}: a second transcript of {id}")
+        texts[id] = " ".join(words)
+    return texts
+
+
+def _recordings(chapter: Path) -> dict[str, Path]:
+    recordings = {}
+    for path in sorted(chapter.iterdir()):
+        if not _is_corpus_file(path) or path.name.endswith(".trans.txt"):
+            continue
+        if path.stem in recordings:
+            other = recordings[path.stem].name
+            raise UserError(f"{path}: {other} has the same id; keep one of the two")
+        recordings[path.stem] = path
+    return recordings
+
+
+def _with_copy(candidate: Candidate, out: Path) -> Candidate:
+    # SPEAKER/CHAPTER, so that no folder holds a hundred thousand files.
+    folder = out / "audio" / candidate.split / candidate.audio.parent.relative_to(candidate.audio.parents[2])
+    return Candidate(**{**vars(candidate), "copy": folder / f"{candidate.id}.wav"})
+
+
+def _convert(source: Path, copy: Path) -> None:
+    """Write ``source`` as 16 kHz mono 16-bit WAV, unless an up-to-date copy is there."""
+    if copy.exists() and source.exists() and copy.stat().st_mtime >= source.stat().st_mtime:
+        return
+    # Scaled here: libsndfile would scale by 32767 and alter a recording that is 16-bit already.
+    samples = (load(source, 16000) * 32768).round().clamp(-32768, 32767).to(torch.int16)
+    memory = io.BytesIO()
+    soundfile.write(memory, samples.numpy(), 16000, format="WAV", subtype="PCM_16")
+    atomic_write(copy, memory.getvalue())
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent acts
+    torch.set_num_threads(1)  # the pool is the parallelism
+
+
+def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.librispeech",
+        description=HELP,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--root", type=Path, required=True, help="folder with the corpus")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the manifests")
+    parser.add_argument("--splits", nargs="+", help="splits to prepare (default: all there are)")
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out what cannot be used and list it in OUT/SPLIT.excluded.jsonl; without "
+        "this, one fault ends the program and no manifest is written",
+    )
+    parser.add_argument(
+        "--convert",
+        choices=["none", "wav"],
+        default="none",
+        help="wav: write 16 kHz mono 16-bit copies to OUT/audio and list those (115 MB an hour); "
+        "training reads them faster than Opus or MP3. Copies that are there are kept",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="processes that decode (default: cores)"
+    )
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: must be 1 or more")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = _parse_arguments(arguments)
+    prepare(
+        options.root,
+        options.out,
+        options.splits,
+        options.skip_bad,
+        options.jobs,
+        options.convert == "wav",
+    )
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,11 @@
+"""Train a model: python train.py --config recipes/NAME/conformer_s.yaml --attention mala --out exp/NAME
+
+Every option of --help can stand in the YAML file; the command line wins.
+"""
+
+from asr.config import parse_config
+from asr.errors import run_program
+from asr.training import train
+
+if __name__ == "__main__":
+    run_program(lambda: train(parse_config()))
