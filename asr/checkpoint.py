@@ -117,6 +117,11 @@ def check_same(path: str | Path, found: Recipe, config: ModelConfig, tokenizer: 
     for name in ("attention", "positions", "options", "encoder"):
         if here[name] != there[name]:
             raise UserError(f"{path}: trained with {name} {there[name]}, but this run asks for {here[name]}")
+    check_tokenizer(path, found, tokenizer)
+
+
+def check_tokenizer(path: str | Path, found: Recipe, tokenizer: Tokenizer) -> None:
+    """Raise UserError unless a checkpoint was trained with this tokeniser."""
     if found.tokenizer.model != tokenizer.model:
         raise UserError(
             f"{path}: trained with another tokeniser "

@@ -40,7 +40,8 @@ class Column:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows ``start`` to ``stop`` (exclusive, cut at the end of the column)."""
-        self._file.flush()
+        if not self._file.closed:
+            self._file.flush()
         stop = min(stop, self.rows)
         offset = start * self._dtype.itemsize
         return np.fromfile(self._path, self._dtype, max(0, stop - start), offset=offset)
@@ -49,6 +50,10 @@ class Column:
         """Return the values of ``rows``, which ascend; reads the one slice that holds them all."""
         first = int(rows[0])
         return self.read(first, int(rows[-1]) + 1)[rows.astype(np.int64) - first]
+
+    def close(self) -> None:
+        """Append no more; reading goes on."""
+        self._file.close()
 
     def delete(self) -> None:
         """Give the disk space back."""
@@ -106,6 +111,7 @@ class ExternalSort:
         run = [Column(self._folder / f"{self._name}.{number}.{column}") for column in range(self._width)]
         for column, values in zip(run, self._arrange(self._buffer[:, : self._filled]), strict=True):
             column.append(values)
+            column.close()  # there may be more runs than a process may have files open
         self._runs.append(run)
         self._filled = 0
 

@@ -21,22 +21,19 @@ one ``uint64`` does at any order, and a lower order's values are read in step wi
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from tqdm import tqdm
 
 from asr.errors import UserError
 from asr.external_sort import Block, Column, ExternalSort, block_rows, group_starts, whole_groups
+from asr.ngram_counts import BOS, EOS, SPECIAL_WORDS, UNK, Packing, count, number_words, progress
 
 MAX_ORDER = 6
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
-UNK, BOS, EOS = range(3)
-_SPECIAL_WORDS = (b"<unk>", b"<s>", b"</s>")
-_SENTENCES_PER_BATCH = 20_000
 _LINES_PER_BATCH = 50_000
 
 
@@ -66,66 +63,22 @@ def estimate(
     """
     if not 1 <= order <= MAX_ORDER:
         raise UserError(f"order {order}: an n-gram model has an order from 1 to {MAX_ORDER}")
-    thresholds = _thresholds(prune, order)
+    thresholds = check_prune(prune, order)
     budget = int(memory * 2**20)
     arpa = Path(arpa)
     with TemporaryDirectory(dir=arpa.parent, prefix=".ngram-") as name:
         folder = Path(name)
-        tokens, words = _number_words(sentences, order, Column(folder / "tokens", np.uint32))
-        packing = _Packing(len(words), order)
+        tokens, words = number_words(sentences, order, Column(folder / "tokens", np.uint32))
+        packing = Packing(len(words), order)
         tables = [_Table(folder, n) for n in range(1, order + 1)]
         keep = None if vocabulary is None else _words_to_keep(words, vocabulary)
-        grams = _count(tokens, order, packing, folder, budget)
+        grams = count(tokens, order, packing, folder, budget)
         _adjust_counts(grams, packing, tables, thresholds, keep)
         _unigram_probabilities(tables[0])
-        for shorter, table in zip(tables, tables[1:], strict=False):
+        for shorter, table in pairwise(tables):
             _probabilities(table, shorter, packing.bits, folder, budget)
         _write_arpa(arpa, tables, words, packing.bits, min(_LINES_PER_BATCH, block_rows(budget)))
     return [table.kept for table in tables]
-
-
-class _Packing:
-    """Suffix-ordered n-grams as columns of ``uint64``: the last word in the topmost bits, and so on."""
-
-    def __init__(self, words: int, order: int):
-        self.bits = (words - 1).bit_length()
-        self._per_column = 64 // self.bits
-        self.width = self.columns(order)
-
-    def columns(self, order: int) -> int:
-        return -(-order // self._per_column)
-
-    def pack(self, words: Iterable[np.ndarray]) -> Block:
-        """Pack an n-gram's words, given from the last to the first."""
-        packed = []
-        for index, word in enumerate(words):
-            shifted = word.astype(np.uint64) << self._shift(index)
-            if index % self._per_column:
-                packed[-1] |= shifted
-            else:
-                packed.append(shifted)
-        return np.stack(packed)
-
-    def word(self, keys: Block, index: int) -> np.ndarray:
-        """The ``index``-th word from the end, counted from 0."""
-        mask = np.uint64((1 << self.bits) - 1)
-        return (keys[index // self._per_column] >> self._shift(index)) & mask
-
-    def shorten(self, keys: Block, order: int) -> Block:
-        """The last ``order`` words of each n-gram."""
-        short = keys[: self.columns(order)].copy()
-        unused = int(self._shift(order - 1))
-        short[-1] &= np.uint64((2**64 - 1) >> unused << unused)
-        return short
-
-    def padded(self, keys: Block, order: int) -> np.ndarray:
-        """Which n-grams have ``<s>`` beyond the first place: they stand for a shorter n-gram."""
-        if order < 2:
-            return np.zeros(keys.shape[1], bool)
-        return self.word(keys, order - 2) == BOS
-
-    def _shift(self, index: int) -> np.uint64:
-        return np.uint64(64 - self.bits * (index % self._per_column + 1))
 
 
 class _Table:
@@ -152,7 +105,8 @@ class _Table:
         return _discounts(self.counts_of_counts, self.order)
 
 
-def _thresholds(prune: Sequence[int], order: int) -> list[int]:
+def check_prune(prune: Sequence[int], order: int) -> list[int]:
+    """Return a pruning threshold for each order; UserError unless they are as ``estimate`` says."""
     given = list(prune) or [0]
     if len(given) > order or min(given) < 0 or given != sorted(given):
         raise UserError(
@@ -161,62 +115,14 @@ def _thresholds(prune: Sequence[int], order: int) -> list[int]:
     return given + given[-1:] * (order - len(given))
 
 
-def _number_words(sentences: Iterable[str], order: int, tokens: Column) -> tuple[Column, list[bytes]]:
-    """Write the text as word numbers, with ``<s>`` before each sentence and ``</s>`` after it."""
-    numbers = _Numbers(zip(_SPECIAL_WORDS, (UNK, BOS, EOS), strict=True))
-    start, end = b"<s> " * (order - 1), b" </s>\n"
-    iterator = iter(sentences)
-    with tqdm(desc="reading", unit=" sentences", unit_scale=True, disable=None) as bar:
-        while batch := list(islice(iterator, _SENTENCES_PER_BATCH)):
-            lines = [line.encode() for line in batch]
-            _refuse_special_words(lines)
-            text = b"".join([start + line + end for line in lines])
-            tokens.append(np.array([numbers[word] for word in text.split()], np.uint32))
-            bar.update(len(batch))
-    if not tokens.rows:
-        raise UserError("the text holds no sentence to estimate a language model from")
-    return tokens, list(numbers)
-
-
-class _Numbers(dict):
-    def __missing__(self, word: bytes) -> int:
-        self[word] = number = len(self)
-        return number
-
-
-def _refuse_special_words(lines: list[bytes]) -> None:
-    for special in _SPECIAL_WORDS:
-        for line in lines:
-            if special in line and special in line.split():
-                text = line.decode()[:60]
-                raise UserError(f"the text holds {special.decode()}: remove it from {text!r}")
-
-
 def _words_to_keep(words: list[bytes], vocabulary: Collection[str]) -> np.ndarray:
-    allowed = {word.encode() for word in vocabulary}.union(_SPECIAL_WORDS)
+    allowed = {word.encode() for word in vocabulary}.union(SPECIAL_WORDS)
     return np.array([word in allowed for word in words])
-
-
-def _count(tokens: Column, order: int, packing: _Packing, folder: Path, budget: int) -> Iterator[Block]:
-    """Yield the n-grams of the highest order in suffix order: key columns, then the count."""
-    width = packing.width
-    sorter = ExternalSort(folder, "count", width + 1, width, budget // 2, combine=True)
-    step = block_rows(budget)
-    for start in _progress(range(0, tokens.rows, step), f"counting {order}-grams"):
-        # With the last words of the block before it, so that each n-gram is counted, and counted once.
-        # The first block begins with order - 1 times <s>.
-        begin = max(0, start - order + 1)
-        ids = tokens.read(begin, start + step)
-        ends = np.flatnonzero(ids != BOS)
-        ends = ends[ends >= start - begin]
-        keys = packing.pack(ids[ends - back] for back in range(order))
-        sorter.add(*keys, np.ones(len(ends), np.uint64))
-    return sorter.blocks()
 
 
 def _adjust_counts(
     grams: Iterator[Block],
-    packing: _Packing,
+    packing: Packing,
     tables: list[_Table],
     thresholds: list[int],
     keep: np.ndarray | None,
@@ -241,7 +147,7 @@ def _adjust_counts(
 
 def _shorten(
     grams: Iterator[Block],
-    packing: _Packing,
+    packing: Packing,
     table: _Table,
     threshold: int,
     keep: np.ndarray | None,
@@ -267,7 +173,7 @@ def _shorten(
 
 def _append(
     table: _Table,
-    packing: _Packing,
+    packing: Packing,
     block: Block,
     parent: np.ndarray,
     threshold: int,
@@ -346,7 +252,7 @@ def _probabilities(table: _Table, shorter: _Table, bits: int, folder: Path, budg
     by_row = ExternalSort(folder, "by-row", 4, 1, budget // 3)
     rows = _Finder(shorter.key, block_rows(budget))
     blocks = whole_groups(by_context, lambda block: block[:1])
-    for block in _progress(blocks, f"discounting {name}", table.key.rows):
+    for block in progress(blocks, f"discounting {name}", table.key.rows):
         context, row, value = block
         result = _normalise(value, group_starts(context[None]), discounts)
         sizes = np.diff(result.starts, append=len(value))
@@ -356,7 +262,7 @@ def _probabilities(table: _Table, shorter: _Table, bits: int, folder: Path, budg
         context_row = np.repeat(context_rows, sizes)
         by_row.add(row, context_row, result.own.view(np.uint64), backoff.view(np.uint64))
     _pad_backoffs(shorter.backoff, shorter.key.rows)
-    for row, context, own, backoff in _progress(by_row.blocks(), f"interpolating {name}", table.key.rows):
+    for row, context, own, backoff in progress(by_row.blocks(), f"interpolating {name}", table.key.rows):
         parent = table.key.gather(row) >> np.uint64(bits)
         lower = shorter.prob.gather(parent)
         table.prob.append(own.view(np.float64) + backoff.view(np.float64) * lower)
@@ -430,7 +336,7 @@ def _write_arpa(path: Path, tables: list[_Table], words: list[bytes], bits: int,
             highest = table is tables[-1]
             template = "%.7f\t%s\n" if highest else "%.7f\t%s\t%.7f\n"
             starts = range(0, table.key.rows, step)
-            for start in _progress(starts, f"writing {table.order}-grams"):
+            for start in progress(starts, f"writing {table.order}-grams"):
                 stop = min(start + step, table.key.rows)
                 kept = (table.count.read(start, stop) & np.uint64(1)).astype(bool)
                 text = _texts(tables[: table.order], start, stop, vocabulary, bits)
@@ -455,14 +361,3 @@ def _texts(tables: list[_Table], start: int, stop: int, vocabulary: np.ndarray, 
 def _log10(column: Column, start: int, stop: int, kept: np.ndarray) -> list[float]:
     # Rounding can carry a sum of probabilities past one; adding zero turns -0.0 into 0.0.
     return (np.minimum(np.log10(column.read(start, stop)[kept]), 0) + 0.0).tolist()
-
-
-def _progress(items: Iterable, description: str, rows: int | None = None) -> Iterator:
-    """Pass ``items`` on under a progress bar; of blocks, given the total ``rows``, count the rows."""
-    if rows is None:
-        yield from tqdm(items, description, disable=None, leave=False)
-        return
-    with tqdm(desc=description, total=rows, unit_scale=True, disable=None, leave=False) as bar:
-        for block in items:
-            yield block
-            bar.update(block.shape[1])

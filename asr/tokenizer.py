@@ -47,6 +47,11 @@ class Tokenizer:
         """Short fingerprint, to tell two tokenisers apart."""
         return hashlib.sha256(self.model).hexdigest()[:12]
 
+    @property
+    def unknown(self) -> int:
+        """The class of letters that the training text did not have."""
+        return self._processor.unk_id() + 1
+
     def encode(self, text: str) -> list[int]:
         """Text to classes."""
         return [piece + 1 for piece in self._processor.encode(text)]

@@ -4,23 +4,52 @@ import argparse
 import functools
 import io
 import json
+import multiprocessing
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import soundfile
 import torch
+from torchaudio.datasets.librispeech import _CHECKSUMS
 from tqdm import tqdm
 
 from asr.audio import SUFFIXES, AudioError, check, load
 from asr.errors import UserError, run_program
 from asr.files import atomic_write
 from asr.manifest import Utterance, write_manifest
+from data_prep.download import extract, fetch, fetched, require_room
+
+MIRROR = "https://www.openslr.org"
+
+# --download NAME -> its number at OpenSLR, and the bytes of each split's archive.
+CORPORA = {
+    "mini": (31, {"train-clean-5": 332954390, "dev-clean-2": 126046265}),
+    "full": (
+        12,
+        {
+            "train-clean-100": 6387309499,
+            "train-clean-360": 23049477885,
+            "train-other-500": 30593501606,
+            "dev-clean": 337926286,
+            "dev-other": 314305928,
+            "test-clean": 346663984,
+            "test-other": 328757843,
+        },
+    ),
+}
+# SHA-256 of the full corpus as torchaudio pins them; OpenSLR gives MD5 for the mini one.
+SHA256 = {url.split("/")[-1].split(".")[0]: checksum for url, checksum in _CHECKSUMS.items()}
+MD5 = {
+    "train-clean-5": "5df7d4e78065366204ca6845bb08f490",
+    "dev-clean-2": "6d7ab67ac6a1d2c993d050e16d61080d",
+}
 
 HELP = "Check a corpus in LibriSpeech's layout and write one manifest, OUT/SPLIT.jsonl, per split."
 
@@ -40,6 +69,9 @@ examples:
         --splits dev-clean test-clean
   a copy that is already there:
     python -m data_prep.librispeech --root /path/to/corpora --out data/librispeech
+  the same from another mirror (also https://openslr.elda.org, https://openslr.magicdatatech.com):
+    python -m data_prep.librispeech --root corpora --download mini --out data/mini \\
+        --mirror https://us.openslr.org
   Opus or MP3 recordings, decoded once and for all into 16 kHz WAV under data/mine/audio:
     python -m data_prep.librispeech --root mine --out data/mine --convert wav
 """
@@ -66,6 +98,40 @@ class Fault:
     file: str
     cause: str
     detail: str
+
+
+def download(root: Path, corpus: str, splits: list[str] | None, mirror: str) -> list[str]:
+    """Fetch and unpack splits of ``corpus`` (all, if None) into ``root``; return their names.
+
+    Archives go to ``root/archives`` and may be deleted afterwards. What is there is left as it is.
+
+    Raises:
+        UserError: no such split, too little room, or the download failed.
+    """
+    number, sizes = CORPORA[corpus]
+    for split in splits or []:
+        if split not in sizes:
+            raise UserError(f"--splits {split}: not in --download {corpus}: {' '.join(sizes)}")
+    missing = []
+    for split in splits or sizes:
+        folder = root / "LibriSpeech" / split
+        if (folder / ".complete").exists():
+            print(f"{folder}: already downloaded")
+        elif folder.exists():
+            print(f"{folder}: already there, used as it is; delete it to download it")
+        else:
+            missing.append(split)
+    if missing:
+        urls = {split: f"{mirror.rstrip('/')}/resources/{number}/{split}.tar.gz" for split in missing}
+        archives = {split: root / "archives" / f"{split}.tar.gz" for split in missing}
+        to_fetch = sum(sizes[split] - fetched(archives[split]) for split in missing)
+        print(f"to fetch: {to_fetch / 1e9:.2f} GB: {' '.join(urls.values())}")
+        # The archives hold FLAC, which gzip cannot make smaller: unpacked, it takes as much again.
+        require_room(root, to_fetch + sum(int(1.02 * sizes[split]) for split in missing))
+        for split in missing:
+            fetch(urls[split], archives[split], sizes[split], SHA256.get(split), MD5.get(split))
+            extract(archives[split], root, f"LibriSpeech/{split}/.complete")
+    return list(splits or sizes)
 
 
 def find_splits(root: Path) -> dict[str, Path]:
@@ -134,7 +200,8 @@ def examine_all(candidates: list[Candidate], jobs: int) -> list[Utterance | Faul
     """``examine`` in ``jobs`` processes, with a progress bar; the results in the given order."""
     with ProcessPoolExecutor(jobs, initializer=_start_worker) as pool:
         try:
-            results = pool.map(examine, candidates, chunksize=16)
+            # Small chunks: Ctrl-C waits for those begun. Yet not a million of them.
+            results = pool.map(examine, candidates, chunksize=1 + len(candidates) // 20_000)
             return list(tqdm(results, total=len(candidates), unit="file", desc="decoding"))
         except BrokenProcessPool:
             raise UserError(
@@ -155,10 +222,8 @@ def prepare(root: Path, out: Path, splits: list[str] | None, skip_bad: bool, job
     candidates, faults = [], []
     for split in splits or found:
         if split not in found:
-            raise UserError(f"--splits {split}: no such split; found: {' '.join(found)}")
+            raise UserError(f"--splits {split}: no utterance found; splits: {' '.join(found)}")
         good, bad = scan_split(split, found[split])
-        if not good and not bad:
-            raise UserError(f"{found[split]}: the split holds no utterance")
         candidates += [_with_copy(candidate, out) for candidate in good] if wav else good
         faults += bad
 
@@ -231,7 +296,7 @@ def _read_transcripts(path: Path) -> dict[str, str]:
             continue
         id, *words = line.split()
         if not id.startswith(prefix):
-            raise UserError(f"{path}:{number}: expected '{prefix}NUMBER WORDS', found {line[:40]!r}")
+            raise UserError(f"{path}:{number}: expected {prefix}NUMBER WORDS, found {line[:40]!r}")
         if id in texts:
             raise UserError(f"{path}:{number}: a second transcript of {id}")
         texts[id] = " ".join(words)
@@ -251,9 +316,9 @@ def _recordings(chapter: Path) -> dict[str, Path]:
 
 
 def _with_copy(candidate: Candidate, out: Path) -> Candidate:
-    # SPEAKER/CHAPTER, so that no folder holds a hundred thousand files.
-    folder = out / "audio" / candidate.split / candidate.audio.parent.relative_to(candidate.audio.parents[2])
-    return Candidate(**{**vars(candidate), "copy": folder / f"{candidate.id}.wav"})
+    speaker, chapter = candidate.audio.parts[-3:-1]  # or one folder would hold 100 000 files
+    folder = out / "audio" / candidate.split / speaker / chapter
+    return replace(candidate, copy=folder / f"{candidate.id}.wav")
 
 
 def _convert(source: Path, copy: Path) -> None:
@@ -270,6 +335,13 @@ def _convert(source: Path, copy: Path) -> None:
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent acts
     torch.set_num_threads(1)  # the pool is the parallelism
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's processes outlive a parent that is killed, and wait for work for ever. Not these."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -281,7 +353,18 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--root", type=Path, required=True, help="folder with the corpus")
     parser.add_argument("--out", type=Path, required=True, help="folder for the manifests")
-    parser.add_argument("--splits", nargs="+", help="splits to prepare (default: all there are)")
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        help="splits to prepare (default: those of --download, or else all there are)",
+    )
+    parser.add_argument(
+        "--download",
+        choices=list(CORPORA),
+        help="fetch mini LibriSpeech or LibriSpeech into --root first; run again to go on after "
+        "an interruption",
+    )
+    parser.add_argument("--mirror", default=MIRROR, help="OpenSLR server (default: %(default)s)")
     parser.add_argument(
         "--skip-bad",
         action="store_true",
@@ -306,14 +389,11 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parse_arguments(arguments)
-    prepare(
-        options.root,
-        options.out,
-        options.splits,
-        options.skip_bad,
-        options.jobs,
-        options.convert == "wav",
-    )
+    splits = options.splits
+    if options.download:
+        splits = download(options.root, options.download, splits, options.mirror)
+    wav = options.convert == "wav"
+    prepare(options.root, options.out, splits, options.skip_bad, options.jobs, wav)
 
 
 if __name__ == "__main__":

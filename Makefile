@@ -1,0 +1,42 @@
+# make demo   train and decode on synthetic speech, from nothing, in minutes (ATTENTION=softmax|linear|mala)
+# make test   lint and tests
+# Both make their own environment in .venv first; nothing is written outside this folder.
+
+ATTENTION ?= mala
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	$$p -c '$(SUPPORTED)' >/dev/null 2>&1 && echo $$p && break; done)
+BIN := $(CURDIR)/.venv/bin
+READY := .venv/.ready
+export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
+export PATH := $(BIN):$(PATH)
+
+.PHONY: demo test lint format environment clean
+
+demo: environment
+	bash recipes/demo/run.sh --attention $(ATTENTION)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: environment
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: environment
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+environment: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; set PYTHON=/path/to/it" >&2; exit 1; }
+	@echo "setting up .venv (about 4.8 GB, a minute or two on a fast connection)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv==0.13.8
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m asr.kenlm_tools
+	@touch $(READY)
+
+clean:
+	rm -rf .venv .cache

@@ -1,0 +1,135 @@
+"""Splits to tables: posteriors once, then greedy and beam search on them, scored and written."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from asr.data import FixedBatches, SpeechDataset, collate, make_batches
+from asr.decoding.beam import BeamPool
+from asr.decoding.greedy import greedy
+from asr.files import atomic_write
+from asr.manifest import Utterance
+from asr.model import Model
+from asr.scoring import Score, score, write_trn
+from asr.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """A split after the acoustic model."""
+
+    utterances: list[Utterance]
+    log_probs: list[np.ndarray]  # (N, classes) fp32 each
+    seconds: float  # time it took
+
+    @property
+    def audio_seconds(self) -> float:
+        """Length of the split."""
+        return sum(utterance.duration for utterance in self.utterances)
+
+    @property
+    def references(self) -> list[str]:
+        """What was said."""
+        return [utterance.text for utterance in self.utterances]
+
+
+def pool_posteriors(parts: Sequence[Posteriors]) -> Posteriors:
+    """Several splits as one."""
+    return Posteriors(
+        [utterance for part in parts for utterance in part.utterances],
+        [item for part in parts for item in part.log_probs],
+        sum(part.seconds for part in parts),
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    split: str
+    lm: str
+    score: Score
+    rtf: float
+    hypotheses: list[str]
+
+
+@torch.inference_mode()
+def compute_posteriors(
+    model: Model, utterances: list[Utterance], tokenizer: Tokenizer, batch_seconds: float, show: str
+) -> Posteriors:
+    """Run the acoustic model over utterances, batched by length; results in the given order."""
+    started = time.monotonic()
+    device = next(model.parameters()).device
+    batches = make_batches([utterance.duration for utterance in utterances], batch_seconds, rng=None)
+    loader = DataLoader(
+        SpeechDataset(utterances, tokenizer), batch_sampler=FixedBatches(batches), collate_fn=collate
+    )
+    found: list[np.ndarray | None] = [None] * len(utterances)
+    with tqdm(total=len(utterances), desc=show, unit="utt", leave=False) as bar:
+        for indices, batch in zip(batches, loader, strict=True):
+            log_probs, lengths = model(batch.waveforms.to(device), batch.lengths.to(device))
+            for index, row, length in zip(indices, log_probs.cpu().numpy(), lengths.tolist(), strict=True):
+                found[index] = row[:length].copy()  # a view would keep the whole batch
+            bar.update(len(indices))
+    return Posteriors(utterances, found, time.monotonic() - started)
+
+
+def decode_greedy(split: str, posteriors: Posteriors, tokenizer: Tokenizer) -> Row:
+    """Best path, without an LM."""
+    started = time.monotonic()
+    hypotheses = [
+        tokenizer.decode(greedy(torch.from_numpy(item)[None], torch.tensor([len(item)]))[0])
+        for item in posteriors.log_probs
+    ]
+    return _row(split, "none", posteriors, hypotheses, time.monotonic() - started)
+
+
+def decode_beam(
+    split: str, posteriors: Posteriors, pool: BeamPool, lm_name: str, lm_weight: float, word_score: float
+) -> Row:
+    """Beam search with the LM."""
+    started = time.monotonic()
+    hypotheses = pool.decode(posteriors.log_probs, lm_weight, word_score, show=f"{split}, beam search")
+    return _row(split, lm_name, posteriors, hypotheses, time.monotonic() - started)
+
+
+def _row(split: str, lm: str, posteriors: Posteriors, hypotheses: list[str], seconds: float) -> Row:
+    rtf = (posteriors.seconds + seconds) / posteriors.audio_seconds
+    return Row(split, lm, score(posteriors.references, hypotheses), rtf, hypotheses)
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """The table as text."""
+    width = max(len(row.split) for row in rows)
+    lm_width = max(len(row.lm) for row in rows)
+    head = f"{'split':{width}}  {'LM':{lm_width}}    WER   95 % interval    CER    sub    ins    del  words"
+    lines = [head, "-" * len(head)]
+    for row in rows:
+        s = row.score
+        interval = f"{s.ci95[0]:.1f} - {s.ci95[1]:.1f}"
+        lines.append(
+            f"{row.split:{width}}  {row.lm:{lm_width}}  {s.wer:5.2f}   {interval:>13}  {s.cer:5.2f}"
+            f"  {s.sub:5}  {s.ins:5}  {s.deletions:5}  {s.words:5}"
+        )
+    return "\n".join(lines)
+
+
+def write_results(out: Path, rows: Sequence[Row], posteriors: dict[str, Posteriors], about: dict) -> None:
+    """Write wer.json, and per row a reference and a hypothesis file in sclite's trn format."""
+    for row in rows:
+        ids = [utterance.id for utterance in posteriors[row.split].utterances]
+        write_trn(out / f"{row.split}.ref.trn", ids, posteriors[row.split].references)
+        write_trn(out / f"{row.split}.{row.lm}.hyp.trn", ids, row.hypotheses)
+    records = []
+    for row in rows:
+        record = {"split": row.split, "lm": row.lm, **asdict(row.score), "rtf": round(row.rtf, 5)}
+        record["del"] = record.pop("deletions")
+        records.append(record)
+    atomic_write(out / "wer.json", json.dumps({**about, "rows": records}, indent=2) + "\n")

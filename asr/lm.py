@@ -1,0 +1,323 @@
+"""N-gram language models: estimation, the KenLM binary, perplexity and vocabulary.
+
+    python -m asr.lm --text novels.txt.xz --order 3 --out data/lm/3gram.bin --dev data/mini/dev.jsonl
+
+writes ``3gram.bin``, which the decoder loads, and ``3gram.bin.words``, its vocabulary, a word a line.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO
+
+import kenlm
+from tqdm import tqdm
+
+from asr import ngram
+from asr.errors import UserError, run_program
+from asr.files import atomic_path
+from asr.kenlm_tools import find_build_binary
+from asr.lm_files import (
+    MAX_ORDER,
+    UNREADABLE,
+    arpa_words,
+    load,
+    text_lines,
+    vocabulary,
+    why_unreadable,
+    words_path,
+)
+from asr.manifest import read_manifest
+
+__all__ = ["ESTIMATORS", "estimate", "load", "main", "perplexity", "read_sentences", "vocabulary"]
+
+ESTIMATORS = ("auto", "lmplz", "own")
+
+# KenLM offers a hash table, about twice as fast to query, and a trie, less than half as large. Decoding
+# spends its time in the beam search, and memory is what users with a large model run out of.
+_DATA_STRUCTURE = "trie"
+
+
+def perplexity(model: kenlm.Model, sentences: Iterable[str]) -> dict[str, float | int]:
+    """Return the perplexity of ``sentences`` under ``model`` and its parts.
+
+    Each sentence counts its words and one ``</s>``. ``perplexity`` scores an out-of-vocabulary word as
+    ``<unk>``; ``perplexity_without_oov`` leaves such words out of the sum and of the count.
+
+    Raises:
+        UserError: there is no sentence.
+    """
+    total = total_oov = 0.0
+    words = oov = count = 0
+    for sentence in sentences:
+        count += 1
+        for log_prob, _, is_oov in model.full_scores(sentence):
+            words += 1
+            total += log_prob
+            if is_oov:
+                oov += 1
+                total_oov += log_prob
+    if not count:
+        raise UserError("no sentence to measure the perplexity on")
+    words -= count  # full_scores ends each sentence with </s>
+    return {
+        "perplexity": 10 ** (-total / (words + count)),
+        "perplexity_without_oov": 10 ** (-(total - total_oov) / (words - oov + count)),
+        "oov": oov,
+        "oov_rate": oov / words if words else 0.0,
+        "words": words,
+        "sentences": count,
+    }
+
+
+def read_sentences(paths: Iterable[str | Path]) -> Iterator[str]:
+    """Yield the sentences of text files (plain, .gz, .xz) and manifests (.jsonl); blank lines left out.
+
+    Raises:
+        UserError: a file that is missing, empty, a damaged archive, or not UTF-8 text.
+    """
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        found = False
+        try:
+            for sentence in _lines(path):
+                if "\0" in sentence:
+                    raise UserError(f"{path}: not a text file: it holds a NUL character")
+                # Any white space, a no-break space too, is one blank: KenLM splits at fewer characters.
+                if sentence := " ".join(sentence.split()):
+                    found = True
+                    yield sentence
+        except UNREADABLE as error:
+            raise UserError(f"{path}: {why_unreadable(error)}") from None
+        if not found:
+            raise UserError(f"{path}: holds no text")
+
+
+def estimate(
+    texts: Sequence[str | Path],
+    order: int,
+    out: str | Path,
+    *,
+    estimator: str = "auto",
+    min_count: int = 1,
+    prune: Sequence[int] = (),
+    memory: int = 2048,
+    keep_arpa: bool = False,
+) -> None:
+    """Estimate a modified Kneser-Ney model and write its KenLM binary and its words.
+
+    Args:
+        texts: files that ``read_sentences`` reads.
+        order: longest n-gram, 2 (KenLM's least) to 6.
+        out: the binary; ``<out>.words`` is written beside it, and with ``keep_arpa`` ``<out>`` as .arpa.
+        estimator: ``lmplz``, our ``own``, or ``auto``: lmplz where it is on the PATH.
+        min_count: words seen less often are left out of the vocabulary.
+        prune: see :func:`asr.ngram.estimate`.
+        memory: MiB to use while estimating, the vocabulary apart.
+
+    Raises:
+        UserError: a bad text or option, or a program that is missing or fails.
+    """
+    out = Path(out)
+    if not 2 <= order <= MAX_ORDER:
+        raise UserError(f"--order {order}: KenLM takes models of order 2 to {MAX_ORDER}")
+    if memory < 64:
+        raise UserError(f"--memory {memory}: at least 64 MiB are needed")
+    if min_count < 1:
+        raise UserError(f"--vocab-min-count {min_count}: must be 1 or more")
+    ngram.check_prune(prune, order)
+    lmplz = _choose_lmplz(estimator)
+    build_binary = find_build_binary()
+    _make_folder(out)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
+        arpa = Path(name) / "model.arpa"
+        keep = _frequent_words(texts, min_count) if min_count > 1 else None
+        if lmplz:
+            print(f"estimating with {lmplz}", file=sys.stderr)
+            _run_lmplz(lmplz, texts, order, arpa, memory, prune, keep)
+        else:
+            print("estimating with our own estimator (asr.ngram)", file=sys.stderr)
+            sentences = read_sentences(texts)
+            ngram.estimate(sentences, order, arpa, memory=memory, prune=prune, vocabulary=keep)
+        print("building the KenLM binary", file=sys.stderr)
+        with atomic_path(words_path(out)) as words, atomic_path(out) as binary:
+            words.write_text("".join(f"{word}\n" for word in arpa_words(arpa)), "utf-8")
+            command = [build_binary, "-S", f"{memory}M", "-T", f"{name}/trie", _DATA_STRUCTURE]
+            _run([*command, arpa, binary])
+            load(binary)
+        if keep_arpa:
+            arpa.replace(out.with_suffix(".arpa"))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    if path.suffix == ".jsonl":
+        return (utterance.text for utterance in read_manifest(path))
+    return text_lines(path)
+
+
+def _frequent_words(texts: Sequence[str | Path], min_count: int) -> set[str]:
+    counts: Counter[str] = Counter()
+    for sentence in tqdm(read_sentences(texts), "counting words", unit_scale=True, disable=None):
+        counts.update(sentence.split())
+    words = {word for word, count in counts.items() if count >= min_count}
+    if not words:
+        raise UserError(f"--vocab-min-count {min_count}: no word of the text is that frequent")
+    return words
+
+
+def _choose_lmplz(estimator: str) -> str | None:
+    if estimator not in ESTIMATORS:
+        raise UserError(f"--estimator {estimator}: must be one of {', '.join(ESTIMATORS)}")
+    lmplz = None if estimator == "own" else shutil.which("lmplz")
+    if estimator == "lmplz" and lmplz is None:
+        raise UserError("--estimator lmplz: it is not on the PATH; use own, or build KenLM with CMake")
+    return lmplz
+
+
+def _make_folder(out: Path) -> None:
+    if out.is_dir():
+        raise UserError(f"--out {out}: is a folder; name a file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror}") from None
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"--out {out}: no right to write in its folder")
+
+
+def _run_lmplz(
+    lmplz: str,
+    texts: Sequence[str | Path],
+    order: int,
+    arpa: Path,
+    memory: int,
+    prune: Sequence[int],
+    keep: Collection[str] | None,
+) -> None:
+    command = [lmplz, "-o", str(order), "-S", f"{memory}M", "-T", f"{arpa.parent}/lmplz"]
+    command += ["--discount_fallback", "--arpa", str(arpa)]
+    if prune:
+        command += ["--prune", *map(str, prune)]
+    if keep is not None:
+        (arpa.parent / "keep").write_text("\n".join(keep), "utf-8")
+        command += ["--limit_vocab_file", f"{arpa.parent}/keep"]
+    _run(command, tqdm(read_sentences(texts), "reading", unit_scale=True, disable=None))
+
+
+def _run(command: Sequence[str | Path], sentences: Iterable[str] = ()) -> None:
+    """Run a program of KenLM on ``sentences``; end it if we are interrupted."""
+    with TemporaryFile() as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        try:
+            _feed(process.stdin, sentences)
+            process.wait()
+        finally:
+            process.kill()
+            process.wait()
+        log.seek(0)
+        lines = log.read().decode(errors="replace").splitlines()
+    for line in lines:
+        if line.startswith("Substituting fallback discounts"):
+            print(line, file=sys.stderr)
+    if process.returncode:
+        said = [line for line in lines if line.strip() and line.strip() not in ("ERROR", "SUCCESS")]
+        reason = said[-1] if said else f"exit status {process.returncode}"
+        raise UserError(f"{Path(command[0]).name} failed: {reason}")
+
+
+def _feed(pipe: IO[bytes], sentences: Iterable[str]) -> None:
+    try:
+        with pipe:
+            pipe.writelines(f"{sentence}\n".encode() for sentence in sentences)
+    except BrokenPipeError:
+        pass  # The program ended early; its exit status and its last words say why.
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m asr.lm",
+        description="Estimate a modified Kneser-Ney n-gram model and write it as a KenLM binary.",
+    )
+    add = parser.add_argument
+    add(
+        "--text",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="training text, a sentence a line, plain or .gz or .xz; or manifests (.jsonl)",
+    )
+    add("--out", required=True, metavar="FILE", help="the binary; its words go to FILE.words")
+    add("--order", type=int, default=3, help="longest n-gram, 2 to 6 (default 3)")
+    add(
+        "--dev",
+        nargs="+",
+        metavar="FILE",
+        help="manifests or texts to measure the perplexity on, in one line",
+    )
+    add(
+        "--vocab-min-count",
+        type=int,
+        default=1,
+        metavar="N",
+        help="leave words seen fewer than N times out of the vocabulary (default 1: keep all)",
+    )
+    add(
+        "--prune",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="N",
+        help="leave out n-grams seen N times or fewer, a number for each order, as in 0 0 1",
+    )
+    add(
+        "--memory",
+        type=int,
+        default=2048,
+        metavar="MIB",
+        help="memory for sorting, in MiB (default 2048); what does not fit goes to the disk",
+    )
+    add(
+        "--estimator",
+        choices=ESTIMATORS,
+        default="auto",
+        help="KenLM's lmplz, our own, or auto: lmplz where it is on the PATH (default)",
+    )
+    add("--keep-arpa", action="store_true", help="keep the ARPA file, as FILE with .arpa")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Estimate a language model as the command line says."""
+    options = _parse(arguments)
+    # Before the long part, not after it.
+    dev = list(read_sentences(options.dev)) if options.dev else None
+    estimate(
+        options.text,
+        options.order,
+        options.out,
+        estimator=options.estimator,
+        min_count=options.vocab_min_count,
+        prune=options.prune,
+        memory=options.memory,
+        keep_arpa=options.keep_arpa,
+    )
+    print(f"{options.out}: {Path(options.out).stat().st_size / 2**20:.1f} MiB")
+    if dev:
+        result = perplexity(load(options.out), dev)
+        print(
+            f"perplexity {result['perplexity']:.2f},"
+            f" without OOVs {result['perplexity_without_oov']:.2f};"
+            f" OOV {result['oov']} of {result['words']} words ({result['oov_rate']:.2%})"
+            f" in {result['sentences']} sentences"
+        )
+
+
+if __name__ == "__main__":
+    run_program(main)

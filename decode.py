@@ -1,0 +1,178 @@
+"""Decode splits and report WER, or transcribe recordings.
+
+    python decode.py --checkpoint exp/demo/mala/checkpoints/best.ckpt --data data/demo --splits test \\
+        --lm data/demo/3gram.bin --out exp/demo/mala/results
+    python decode.py --checkpoint best.ckpt --audio a.flac b.wav [--lm 3gram.bin]
+
+With --lm, LM weight and word score are tuned on a dev split first, unless both are given. They are never
+tuned on a split named test*.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from asr import audio
+from asr.checkpoint import Recipe, check_tokenizer, load_model
+from asr.decoding.beam import BEAM, BeamPool
+from asr.decoding.evaluation import (
+    Posteriors,
+    compute_posteriors,
+    decode_beam,
+    decode_greedy,
+    format_table,
+    pool_posteriors,
+    write_results,
+)
+from asr.decoding.tuning import check_dev, tune
+from asr.errors import UserError, run_program
+from asr.manifest import Utterance, read_manifest
+from asr.model import Model
+from asr.scoring import score
+from asr.tokenizer import Tokenizer
+
+
+def main() -> int:
+    """Parse the command line and do one of the two things."""
+    args = parse_arguments()
+    for split in args.tune_on:
+        check_dev(split)
+    model, recipe = load_model(args.checkpoint)
+    if args.attention and args.attention != recipe.model.attention:
+        raise UserError(
+            f"--attention {args.attention}: {args.checkpoint} was trained with {recipe.model.attention}"
+        )
+    if args.tokenizer:
+        check_tokenizer(args.checkpoint, recipe, Tokenizer.load(args.tokenizer))
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if args.audio:
+        return transcribe(args, model, recipe)
+    evaluate(args, model, recipe)
+    return 0
+
+
+def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
+    """Decode splits, print the table, write the results."""
+    manifests = {split: read_manifest(args.data / f"{split}.jsonl") for split in args.splits}
+    dev_splits: list[str] = []
+    if args.lm and args.lm_weight is None:
+        dev_splits = args.tune_on or _dev_splits(args.data)
+        for split in dev_splits:
+            manifests.setdefault(split, read_manifest(args.data / f"{split}.jsonl"))
+
+    def posteriors_of(split: str) -> Posteriors:
+        show = f"{split}, acoustic model"
+        return compute_posteriors(model, manifests[split], recipe.tokenizer, args.batch_seconds, show)
+
+    about = {
+        "checkpoint": str(args.checkpoint),
+        "attention": recipe.model.attention,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "command": " ".join(["python", *sys.argv]),
+    }
+    if not args.lm:
+        posteriors = {split: posteriors_of(split) for split in args.splits}
+        rows = [decode_greedy(split, posteriors[split], recipe.tokenizer) for split in args.splits]
+    else:
+        # The pool first: an LM that cannot be used should say so before the acoustic model runs.
+        with BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs) as pool:
+            posteriors = {split: posteriors_of(split) for split in manifests}
+            weights = (args.lm_weight, args.word_score)
+            if dev_splits:
+                pooled = pool_posteriors([posteriors[split] for split in dev_splits])
+                weights = _tune(pool, pooled, " + ".join(dev_splits))
+            about |= {"lm_weight": weights[0], "word_score": weights[1], "tuned_on": dev_splits}
+            rows = []
+            for split in args.splits:
+                rows.append(decode_greedy(split, posteriors[split], recipe.tokenizer))
+                rows.append(decode_beam(split, posteriors[split], pool, args.lm.stem, *weights))
+    print(format_table(rows))
+    write_results(args.out, rows, posteriors, about)
+    print(f"written to {args.out / 'wer.json'}")
+
+
+def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
+    """Print a transcript for every recording; a bad one is reported and does not stop the others."""
+    failed = 0
+    utterances = []
+    for path in args.audio:
+        try:
+            utterances.append(Utterance(str(path), str(path), audio.check(path), "", ""))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+    if utterances:
+        posteriors = compute_posteriors(
+            model, utterances, recipe.tokenizer, args.batch_seconds, "acoustic model"
+        )
+        row = decode_greedy("audio", posteriors, recipe.tokenizer)
+        if args.lm:
+            if args.lm_weight is None:
+                raise UserError("--audio with --lm wants --lm-weight and --word-score (see wer.json)")
+            with BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs) as pool:
+                row = decode_beam("audio", posteriors, pool, args.lm.stem, args.lm_weight, args.word_score)
+        for utterance, text in zip(utterances, row.hypotheses, strict=True):
+            print(f"{utterance.id}: {text}")
+    return 1 if failed else 0
+
+
+def _tune(pool: BeamPool, posteriors: Posteriors, split: str) -> tuple[float, float]:
+    def wer(lm_weight: float, word_score: float) -> float:
+        hypotheses = pool.decode(posteriors.log_probs, lm_weight, word_score)
+        return score(posteriors.references, hypotheses).wer
+
+    lm_weight, word_score, tried = tune(wer)
+    print(
+        f"tuned on {split}: LM weight {lm_weight:g}, word score {word_score:g} "
+        f"(dev WER {tried[lm_weight, word_score]:.2f} %, {len(tried)} points tried)"
+    )
+    return lm_weight, word_score
+
+
+def _dev_splits(data: Path) -> list[str]:
+    found = sorted(path.stem for path in data.glob("dev*.jsonl") if "." not in path.stem)
+    if not found:
+        raise UserError(
+            f"--data {data}: no dev*.jsonl to tune the LM weight on; name a split with --tune-on, "
+            "or give --lm-weight and --word-score"
+        )
+    return found
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; raises UserError where options do not go together."""
+    parser = argparse.ArgumentParser(
+        prog="decode.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="a checkpoint of train.py")
+    add("--data", type=Path, help="folder with manifests, SPLIT.jsonl each")
+    add("--splits", nargs="+", default=[], help="splits to decode, such as test-clean test-other")
+    add("--audio", nargs="+", type=Path, help="recordings to transcribe instead (flac wav opus mp3 ...)")
+    add("--lm", type=Path, help="n-gram LM for words: KenLM binary or ARPA")
+    add("--lm-weight", type=float, help="factor on the LM's log-probability; not tuned then")
+    add("--word-score", type=float, help="reward for every word in nats; goes with --lm-weight")
+    add("--tune-on", nargs="+", default=[], help="dev splits to tune on (default: all dev* in --data)")
+    add("--beam", type=int, default=BEAM, help="hypotheses kept in beam search (%(default)s)")
+    add("--out", type=Path, help="folder for wer.json and the hypotheses")
+    add("--attention", default="", help="refuse a checkpoint trained with another mechanism")
+    add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokeniser")
+    add("--batch-seconds", type=float, default=120.0, help="audio in a batch (%(default)s)")
+    add("--jobs", type=int, default=os.cpu_count(), help="processes for beam search (%(default)s)")
+    args = parser.parse_args()
+    if bool(args.audio) == bool(args.data):
+        raise UserError("give either --data with --splits, or --audio")
+    if args.data and not (args.splits and args.out):
+        raise UserError("--data wants --splits and --out")
+    if (args.lm_weight is None) != (args.word_score is None):
+        raise UserError("--lm-weight and --word-score go together")
+    if args.beam < 1 or args.jobs < 1 or args.batch_seconds <= 0:
+        raise UserError("--beam, --jobs and --batch-seconds must be positive")
+    return args
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,28 @@
+"""pyproject.toml, environment.yml and constraints.txt name the same packages."""
+
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+def requirements() -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {*project["dependencies"], *project["optional-dependencies"]["dev"]}
+
+
+def test_conda_environment_is_the_same_set():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (pip,) = [item["pip"] for item in conda if isinstance(item, dict)]
+    assert sorted(pip) == sorted(requirements())
+    assert "python=3.11" in conda
+
+
+def test_every_requirement_is_pinned_and_in_the_constraints():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    for requirement in requirements():
+        name, version = requirement.split("==")
+        assert pinned[name.partition("[")[0]] == version
