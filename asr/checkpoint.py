@@ -4,6 +4,7 @@ A checkpoint holds, beside Lightning's own state, an entry ``recipe`` with the m
 and the tokeniser, so that a checkpoint is all that decoding needs.
 """
 
+import io
 import pickle
 import zipfile
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from lightning.fabric.plugins import CheckpointIO
 
 from asr.config import model_from_dict, model_to_dict
 from asr.errors import UserError
-from asr.files import atomic_path
+from asr.files import atomic_write
 from asr.model import Model, ModelConfig
 from asr.tokenizer import Tokenizer
 
@@ -34,8 +35,10 @@ class AtomicCheckpointIO(CheckpointIO):
     """Writes to a temporary file and renames it; reads tensors and plain values only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
+        # By way of memory: on a full disk torch.save to a file fails with an error that does not say so.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        atomic_write(path, buffer.getbuffer())
 
     def load_checkpoint(self, path, map_location=None, weights_only: bool | None = None) -> dict:
         return read_checkpoint(path)

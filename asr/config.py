@@ -52,7 +52,8 @@ class TrainingConfig:
         clip: greatest gradient norm.
         validate_every: steps between validations, each of which writes a checkpoint.
         seed: of weights, batches and augmentation.
-        precision: auto (bf16 on a GPU that has it, else fp32), fp32 or bf16.
+        precision: auto (bf16 where the GPU or CPU has it, else fp32), fp32 or bf16. Attention's core,
+            batch norm and CTC are in fp32 in any case.
         accelerator: auto, cpu or gpu.
         devices: GPUs, or processes on a CPU.
     """
@@ -87,7 +88,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
     """Command line to configuration; raises UserError, one line, for what cannot be parsed."""
     parser = _parser()
     try:
-        parsed = parser.instantiate_classes(parser.parse_args(argv))
+        parsed = parser.instantiate(parser.parse_args(argv))
     except Exception as error:  # jsonargparse lets several kinds through, all about the input
         raise UserError(_first_line(error)) from None
     return _to_config(parsed)

@@ -28,7 +28,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def atomic_write(path: str | Path, content: str | bytes) -> None:
+def atomic_write(path: str | Path, content: str | bytes | memoryview) -> None:
     """Write ``content`` (text as UTF-8) to ``path`` in one step."""
     data = content.encode() if isinstance(content, str) else content
     with atomic_path(path) as temporary:

@@ -6,12 +6,12 @@ writes ``3gram.bin``, which the decoder loads, and ``3gram.bin.words``, its voca
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
@@ -186,10 +186,9 @@ def _make_folder(out: Path) -> None:
         raise UserError(f"--out {out}: is a folder; name a file")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=out.parent).close()  # find out now, not after an hour, that one may not
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"--out {out}: no right to write in its folder")
 
 
 def _run_lmplz(
@@ -221,6 +220,9 @@ def _run(command: Sequence[str | Path], sentences: Iterable[str] = ()) -> None:
         finally:
             process.kill()
             process.wait()
+            # After an error there may be text left for a reader that is gone now.
+            with suppress(BrokenPipeError):
+                process.stdin.close()
         log.seek(0)
         lines = log.read().decode(errors="replace").splitlines()
     for line in lines:
@@ -228,14 +230,15 @@ def _run(command: Sequence[str | Path], sentences: Iterable[str] = ()) -> None:
             print(line, file=sys.stderr)
     if process.returncode:
         said = [line for line in lines if line.strip() and line.strip() not in ("ERROR", "SUCCESS")]
-        reason = said[-1] if said else f"exit status {process.returncode}"
-        raise UserError(f"{Path(command[0]).name} failed: {reason}")
+        reason = said[-1] if said else "no message"
+        name, status = Path(command[0]).name, process.returncode
+        raise UserError(f"{name} failed with exit status {status}: {reason}")
 
 
 def _feed(pipe: IO[bytes], sentences: Iterable[str]) -> None:
     try:
-        with pipe:
-            pipe.writelines(f"{sentence}\n".encode() for sentence in sentences)
+        pipe.writelines(f"{sentence}\n".encode() for sentence in sentences)
+        pipe.close()
     except BrokenPipeError:
         pass  # The program ended early; its exit status and its last words say why.
 

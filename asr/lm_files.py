@@ -42,9 +42,11 @@ def load(path: str | Path) -> kenlm.Model:
     config.load_method = kenlm.LoadMethod.READ
     try:
         return kenlm.Model(str(path), config)
+    except UnicodeDecodeError:  # in KenLM's message, which quotes the file
+        reason = "not text"
     except (OSError, RuntimeError, MemoryError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"{path}: not a KenLM binary or an ARPA file ({reason[:200]})") from None
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+    raise UserError(f"{path}: not a KenLM binary or an ARPA file ({reason})")
 
 
 def vocabulary(path: str | Path) -> list[str]:

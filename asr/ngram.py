@@ -29,12 +29,14 @@ import numpy as np
 
 from asr.errors import UserError
 from asr.external_sort import Block, Column, ExternalSort, block_rows, group_starts, whole_groups
+from asr.files import atomic_path
 from asr.ngram_counts import BOS, EOS, SPECIAL_WORDS, UNK, Packing, count, number_words, progress
 
 MAX_ORDER = 6
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
 _LINES_PER_BATCH = 50_000
+_BACKOFFS_PER_BATCH = 200_000
 
 
 def estimate(
@@ -77,7 +79,9 @@ def estimate(
         _unigram_probabilities(tables[0])
         for shorter, table in pairwise(tables):
             _probabilities(table, shorter, packing.bits, folder, budget)
-        _write_arpa(arpa, tables, words, packing.bits, min(_LINES_PER_BATCH, block_rows(budget)))
+        step = min(_LINES_PER_BATCH, block_rows(budget))
+        with atomic_path(arpa) as temporary:
+            _write_arpa(temporary, tables, words, packing.bits, step)
     return [table.kept for table in tables]
 
 
@@ -196,7 +200,7 @@ def _append(
 def _discounts(counts_of_counts: np.ndarray, order: int) -> np.ndarray:
     """D(0) = 0, D1, D2, D3+ by Chen and Goodman's equation 26, or the fallback where it has no value."""
     n = counts_of_counts.astype(float)
-    if n[1:].all():
+    if n[1:4].all():
         y = n[1] / (n[1] + 2 * n[2])
         j = np.arange(4)
         discounts = np.append(0.0, j[1:] - (j[1:] + 1) * y * n[2:] / n[1:4])
@@ -310,10 +314,10 @@ def _append_backoffs(column: Column, rows: np.ndarray, backoffs: np.ndarray) -> 
     """Append backoffs of ascending ``rows``; rows left out are no contexts and get 1."""
     start = 0
     while start < len(rows):
-        stop = min(len(rows), start + _LINES_PER_BATCH)
         _pad_backoffs(column, int(rows[start]))
         first = column.rows
-        stop = start + int(np.searchsorted(rows[start:stop], first + 4 * _LINES_PER_BATCH))
+        # So many rows at a time, however far apart the contexts lie: all that end in </s> are none.
+        stop = int(np.searchsorted(rows, np.uint64(first + _BACKOFFS_PER_BATCH)))
         values = np.ones(int(rows[stop - 1]) + 1 - first)
         values[rows[start:stop].astype(np.int64) - first] = backoffs[start:stop]
         column.append(values)
@@ -322,7 +326,7 @@ def _append_backoffs(column: Column, rows: np.ndarray, backoffs: np.ndarray) -> 
 
 def _pad_backoffs(column: Column, rows: int) -> None:
     while column.rows < rows:
-        column.append(np.ones(min(rows - column.rows, _LINES_PER_BATCH)))
+        column.append(np.ones(min(rows - column.rows, _BACKOFFS_PER_BATCH)))
 
 
 def _write_arpa(path: Path, tables: list[_Table], words: list[bytes], bits: int, step: int) -> None:

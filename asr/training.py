@@ -164,9 +164,7 @@ def _make_trainer(config: Config) -> L.Trainer:
     on_gpu = training.accelerator != "cpu" and torch.cuda.is_available()
     if training.accelerator == "gpu" and not on_gpu:
         raise UserError("--training.accelerator gpu: no GPU that PyTorch can use was found")
-    bf16 = training.precision == "bf16" or (
-        training.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
-    )
+    bf16 = training.precision == "bf16" or (training.precision == "auto" and _has_bf16(on_gpu))
     # Lightning's advice for other kinds of project: its devices, its tips, workers, endless epochs.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
@@ -198,6 +196,13 @@ def _make_trainer(config: Config) -> L.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _has_bf16(on_gpu: bool) -> bool:
+    """Whether bf16 is fast there: in tensor cores, or AVX-512 BF16 or AMX instructions on a CPU."""
+    if on_gpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _find_checkpoint(config: Config, tokenizer: Tokenizer) -> str | None:

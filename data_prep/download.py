@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import http.client
 import lzma
+import os
 import re
 import shutil
 import sys
@@ -25,6 +26,8 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from asr.errors import UserError
+
+OPENSLR = "https://www.openslr.org"  # files are at OPENSLR/resources/NUMBER/NAME
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 60  # seconds without a byte
@@ -109,11 +112,17 @@ def fetched(path: Path) -> int:
 
 def require_room(folder: Path, needed: int) -> None:
     """Raise UserError unless the disk of ``folder``, which need not exist yet, has ``needed`` bytes."""
-    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(_existing(folder)).free
     print(f"this needs {needed / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free")
     if free < needed:
         raise UserError(f"{folder}: too little room: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
+
+
+def require_writable(folder: Path) -> None:
+    """Raise UserError unless files can be made in ``folder``, which need not exist yet."""
+    existing = _existing(folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"{folder}: cannot be written: {existing} is no folder we may write to")
 
 
 @contextmanager
@@ -134,6 +143,11 @@ def locked(path: Path) -> Iterator[None]:
         except OSError as error:  # some network file systems have no locks
             print(f"{path}: {error.strerror}; do not run this twice at once", file=sys.stderr)
         yield
+
+
+def _existing(folder: Path) -> Path:
+    """``folder``, or the nearest folder above it that exists."""
+    return next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
 
 
 def _fault(path: Path, size: int | None, sha256: str | None, md5: str | None) -> str | None:

@@ -25,11 +25,17 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 def variants() -> list[str]:
-    """Names of the voice variants, without the ones that whisper, croak or are meant as robots."""
+    """Names of the voice variants, without the ones that whisper, croak or are meant as robots.
+
+    Nor those with breath: espeak-ng's breathing noise differs from run to run.
+    """
     folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
     odd = ("robo", "whisper", "croak", "demonic", "fast", "announcer")
-    names = sorted(path.name for path in folder.iterdir())
-    return [name for name in names if not any(word in name.lower() for word in odd)]
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if not any(word in path.name.lower() for word in odd) and b"\nbreath" not in path.read_bytes()
+    )
 
 
 class Speaker:

@@ -33,9 +33,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--manifest", type=Path, nargs="+", required=True, help="one, or several pooled"
-    )
+    parser.add_argument("--manifest", type=Path, nargs="+", required=True, help="one, or several pooled")
     parser.add_argument("--out", type=Path, nargs=2, required=True, help="the two manifests to write")
     args = parser.parse_args()
     parts = halve([utterance for path in args.manifest for utterance in read_manifest(path)])

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import soundfile
@@ -24,9 +25,7 @@ from asr.audio import SUFFIXES, AudioError, check, load
 from asr.errors import UserError, run_program
 from asr.files import atomic_write
 from asr.manifest import Utterance, write_manifest
-from data_prep.download import extract, fetch, fetched, require_room
-
-MIRROR = "https://www.openslr.org"
+from data_prep.download import OPENSLR, extract, fetch, fetched, require_room, require_writable
 
 # --download NAME -> its number at OpenSLR, and the bytes of each split's archive.
 CORPORA = {
@@ -143,12 +142,10 @@ def find_splits(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise UserError(f"--root {root}: no such folder; it should hold LibriSpeech/SPLIT or SPLIT")
     for base in (root / "LibriSpeech", root):
-        splits = {}
-        for folder in sorted(base.iterdir()) if base.is_dir() else []:
-            if not folder.name.startswith(".") and any(map(_is_corpus_file, folder.glob("*/*/*"))):
-                splits[folder.name] = folder
-        if splits:
-            return splits
+        folders = _folders(base) if base.is_dir() else []
+        holds_speech = [any(map(_is_corpus_file, folder.glob("*/*/*"))) for folder in folders]
+        if any(holds_speech):
+            return {folder.name: folder for folder in compress(folders, holds_speech)}
     raise UserError(
         f"--root {root}: no split found; looked for SPLIT/SPEAKER/CHAPTER/*.trans.txt and "
         f"recordings ({' '.join(SUFFIXES)}) in it and in its folder LibriSpeech"
@@ -162,7 +159,7 @@ def scan_split(split: str, folder: Path) -> tuple[list[Candidate], list[Fault]]:
         UserError: a transcript line that cannot be read, or two recordings with one id.
     """
     candidates, faults = [], []
-    for chapter in sorted(path for path in folder.glob("*/*") if path.is_dir()):
+    for chapter in (chapter for speaker in _folders(folder) for chapter in _folders(speaker)):
         speaker = chapter.parent.name
         transcripts = chapter / f"{speaker}-{chapter.name}.trans.txt"
         texts = _read_transcripts(transcripts)
@@ -218,6 +215,7 @@ def prepare(root: Path, out: Path, splits: list[str] | None, skip_bad: bool, job
     Raises:
         UserError: nothing to prepare, or faults without ``skip_bad``: then no manifest is written.
     """
+    require_writable(out)  # now, not after an hour of decoding
     found = find_splits(root)
     candidates, faults = [], []
     for split in splits or found:
@@ -278,6 +276,13 @@ def _is_corpus_file(path: Path) -> bool:
     # Names with a dot in front are not recordings: macOS puts ._NAME beside NAME in its archives.
     known = path.suffix.lower() in SUFFIXES or path.name.endswith(".trans.txt")
     return known and not path.name.startswith(".")
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return sorted(path for path in parent.iterdir() if path.is_dir())
+    except PermissionError as error:  # Path.glob would pass it over, and drop what is inside
+        raise UserError(f"{parent}: cannot be read: {error.strerror}") from None
 
 
 def _read_transcripts(path: Path) -> dict[str, str]:
@@ -364,7 +369,7 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="fetch mini LibriSpeech or LibriSpeech into --root first; run again to go on after "
         "an interruption",
     )
-    parser.add_argument("--mirror", default=MIRROR, help="OpenSLR server (default: %(default)s)")
+    parser.add_argument("--mirror", default=OPENSLR, help="OpenSLR server (default: %(default)s)")
     parser.add_argument(
         "--skip-bad",
         action="store_true",

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 from asr.errors import run_program
-from data_prep.download import fetch, fetched, require_room
-from data_prep.librispeech import MIRROR
+from data_prep.download import OPENSLR, fetch, fetched, require_room
 
 # --which NAME -> bytes and SHA-256 of NAME.arpa.gz.
 MODELS = {
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--which", choices=list(MODELS), required=True, help="the model")
-    parser.add_argument("--mirror", default=MIRROR, help="OpenSLR server (default: %(default)s)")
+    parser.add_argument("--mirror", default=OPENSLR, help="OpenSLR server (default: %(default)s)")
     options = parser.parse_args(arguments)
 
     size, sha256 = MODELS[options.which]

@@ -125,9 +125,12 @@ def main() -> None:
 
     splits = plan(args.out, sizes, args.seed)
     lines = [line for split in splits.values() for line in split]
-    # "spawn": the parent may hold threads (torch), which do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(args.jobs, torch.set_num_threads, (1,)) as pool:
-        spoken = pool.imap(_speak, lines, chunksize=16)
+    # espeak-ng carries state from one utterance to the next. A fresh process for every chunk makes the
+    # samples a function of the seed alone; a fork server makes fresh processes cheap.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["data_prep.synthetic"])
+    with context.Pool(args.jobs, torch.set_num_threads, (1,), maxtasksperchild=1) as pool:
+        spoken = pool.imap(_speak, lines, chunksize=40)
         utterances = list(tqdm(spoken, total=len(lines), desc="speaking", unit="utt"))
     by_id = {utterance.id: utterance for utterance in utterances}
     held_out = {line.text for split in ("dev", "test") for line in splits[split]}

@@ -9,20 +9,20 @@
 #                   OpenSLR 12 (61 GB, and as much again unpacked) to data/downloads.
 # --lm-text FILE    build the 4-gram from this text; without it OpenSLR 11's 4-gram is downloaded.
 #
-# Stages: 0 download, 1 manifests, 2 tokeniser, 3 language model, 4 training, 5 decoding.
+# Stages: 0 corpus, 1 tokeniser, 2 language model, 3 training, 4 decoding.
 
 source "$(dirname "${BASH_SOURCE[0]}")/../stages.sh"
 parse_options "$@"
 data=data/librispeech
 out=${out:-exp/librispeech/$attention-$size}
-root=${data_root:-data/downloads}
 config=recipes/librispeech/conformer_$size.yaml
 [ -f "$config" ] || die "--size $size: choose one of s, m, l"
 
-download() {
-  if [ -z "$data_root" ]; then
-    python -m data_prep.librispeech --root "$root" --out "$data" --download full --download-only
-  fi
+corpus() {
+  local source=(--root "$data_root")
+  [ -n "$data_root" ] || source=(--root data/downloads --download full)
+  python -m data_prep.librispeech "${source[@]}" --out "$data" --splits \
+    train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test-clean test-other
 }
 
 tokeniser() {
@@ -39,16 +39,13 @@ language_model() {
   fi
 }
 
-stage 0 "download" "$data/.download.done" download
-stage 1 "manifests" "$data/.manifests.done" \
-  python -m data_prep.librispeech --root "$root" --out "$data" --splits \
-  train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test-clean test-other
-stage 2 "tokeniser" "$data/.tokenizer.done" tokeniser
-stage 3 "language model" "$data/.lm.done" language_model
-stage 4 "training" "$out/.training.done" \
+stage 0 "corpus" "$data/.corpus.done" corpus
+stage 1 "tokeniser" "$data/.tokenizer.done" tokeniser
+stage 2 "language model" "$data/.lm.done" language_model
+stage 3 "training" "$out/.training.done" \
   python train.py --config "$config" --attention "$attention" --out "$out" \
   --training.devices "$devices" --resume auto "${train_options[@]}"
-stage 5 "decoding" "$out/.decoding.done" \
+stage 4 "decoding" "$out/.decoding.done" \
   python decode.py --checkpoint "$out/checkpoints/best.ckpt" --attention "$attention" --data "$data" \
   --splits dev-clean dev-other test-clean test-other --tune-on dev-clean dev-other \
   --lm "$data/4gram.bin" --out "$out/results"

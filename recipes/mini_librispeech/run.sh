@@ -9,7 +9,7 @@
 # --lm-text FILE    text for 3-gram and 4-gram LMs, plain, .gz or .xz, one sentence a line; without it
 #                   LibriSpeech's own pruned 3-gram is downloaded from OpenSLR 11.
 #
-# Stages: 0 download, 1 manifests, 2 tokeniser, 3 language models, 4 training, 5 decoding.
+# Stages: 0 corpus, 1 tokeniser, 2 language models, 3 training, 4 decoding.
 # The corpus has no test set: half of the dev speakers are for validation and tuning (dev), the other half
 # for the table (test).
 
@@ -17,16 +17,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/../stages.sh"
 parse_options "$@"
 data=data/mini_librispeech
 out=${out:-exp/mini_librispeech/$attention}
-root=${data_root:-data/downloads}
 
-download() {
-  if [ -z "$data_root" ]; then
-    python -m data_prep.librispeech --root "$root" --out "$data" --download mini --download-only
-  fi
-}
-
-manifests() {
-  python -m data_prep.librispeech --root "$root" --out "$data" --convert wav
+corpus() {
+  local source=(--root "$data_root")
+  [ -n "$data_root" ] || source=(--root data/downloads --download mini)
+  python -m data_prep.librispeech "${source[@]}" --out "$data" --convert wav
   python -m data_prep.halve --manifest "$data"/dev-clean-*.jsonl --out "$data/dev.jsonl" "$data/test.jsonl"
 }
 
@@ -48,12 +43,11 @@ decoding() {
   done
 }
 
-stage 0 "download" "$data/.download.done" download
-stage 1 "manifests" "$data/.manifests.done" manifests
-stage 2 "tokeniser" "$data/.tokenizer.done" \
+stage 0 "corpus" "$data/.corpus.done" corpus
+stage 1 "tokeniser" "$data/.tokenizer.done" \
   python -m asr.tokenizer --manifest "$data/train-clean-5.jsonl" --pieces 256 --out "$data/tokenizer.model"
-stage 3 "language models" "$data/.lm.done" language_models
-stage 4 "training" "$out/.training.done" \
+stage 2 "language models" "$data/.lm.done" language_models
+stage 3 "training" "$out/.training.done" \
   python train.py --config recipes/mini_librispeech/conformer.yaml --attention "$attention" \
   --out "$out" --resume auto "${train_options[@]}"
-stage 5 "decoding" "$out/.decoding.done" decoding
+stage 4 "decoding" "$out/.decoding.done" decoding

@@ -61,8 +61,9 @@ def reference(sentences, order, prune=(), vocabulary=None):
         words = ["<s>", *sentence.split(), "</s>"]
         for n in range(1, order + 1):
             raw[n].update(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
-        # A text of short sentences: what begins with <s> is the highest order there is for its end.
-    del raw[1][("<s>",)]
+    del raw[1][("<s>",)]  # never predicted
+    allowed = {w for (w,) in raw[1]} if vocabulary is None else set(vocabulary)
+    allowed |= {"<s>", "</s>"}
     thresholds = (list(prune) or [0]) + [(list(prune) or [0])[-1]] * order
     adjusted, kept, discounts = {}, {}, {}
     for n in range(1, order + 1):
@@ -73,14 +74,12 @@ def reference(sentences, order, prune=(), vocabulary=None):
         kept[n] = {
             gram
             for gram, count in raw[n].items()
-            if gram == ("</s>",)
-            or count > thresholds[n - 1]
-            and (vocabulary is None or all(w in vocabulary or w in ("<s>", "</s>") for w in gram))
+            if gram == ("</s>",) or (count > thresholds[n - 1] and all(w in allowed for w in gram))
         }
         have = Counter(adjusted[n].values())
         n1, n2, n3, n4 = (have[i] for i in range(1, 5))
         discounts[n] = [0.5, 1.0, 1.5]
-        if n1 and n2 and n3 and n4:
+        if n1 and n2 and n3:
             y = n1 / (n1 + 2 * n2)
             d = [1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
             if all(0 <= d[i] <= i + 1 for i in range(3)):
@@ -183,7 +182,7 @@ def test_equals_the_plain_implementation(tmp_path_factory, text, order, prune, w
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 6])
 def test_equals_the_plain_implementation_with_estimated_discounts(tmp_path, order, capsys):
-    text = zipf_corpus(1000)
+    text = zipf_corpus(1000, words=1000)
     assert_equal(estimate(tmp_path, text, order), reference(text, order))
     assert order > 3 or "too little text" not in capsys.readouterr().err
 
@@ -276,12 +275,12 @@ def test_bad_input_is_refused(tmp_path, sentences, options, message):
 @pytest.mark.skipif(not shutil.which("lmplz"), reason="KenLM's lmplz is not on the PATH")
 @pytest.mark.parametrize(
     ("order", "prune", "words"),
-    [(2, (), None), (3, (), None), (4, (), None), (3, (0, 0, 1), None), (3, (), 30), (1, (), None)],
+    [(2, (), None), (3, (), None), (4, (), None), (3, (0, 0, 1), None), (3, (), 300), (1, (), None)],
 )
 def test_equals_lmplz(tmp_path, order, prune, words):
-    # Each word once more at the end: lmplz counts the very last n-gram of each lower order, of those of the
-    # word it met last, by its raw count, which matters in a small text only.
-    text = zipf_corpus(2000) + ["THE LAST WORDS"]
+    # lmplz counts the last n-gram of each lower order, in its own numbering of words, by its raw count among
+    # the counts of counts. Where the last word to turn up turns up once, that is the adjusted count too.
+    text = [*zipf_corpus(2000, words=1000), "THE LAST WORDS"]
     keep = None if words is None else {f"W{i}" for i in range(words)} | {"THE", "LAST", "WORDS"}
     ours = estimate(tmp_path, text, order, prune=prune, vocabulary=keep)
     command = ["lmplz", "-o", str(order), "-S", "64M", "--discount_fallback"]

@@ -173,6 +173,13 @@ def test_no_root(tmp_path, out):
         prepare(tmp_path / "root", out)
 
 
+def test_out_that_cannot_be_written_is_told_at_once(root, out):
+    out.write_text("a file")
+    for place in (out, out / "below"):
+        with pytest.raises(UserError, match=r"out.*: cannot be written"):
+            prepare(root, place)
+
+
 def test_splits(root, out):
     with pytest.raises(UserError, match="--splits test: no utterance found; splits: dev train"):
         prepare(root, out, "--splits", "dev", "test")
@@ -239,7 +246,7 @@ def test_jobs_must_be_positive(root, out):
 def test_ctrl_c_ends_it_cleanly(tmp_path, out):
     chapter = add_chapter(tmp_path / "root" / "long", "1", "1", ["LONG"])
     first = chapter / "1-1-0000.flac"
-    noise = 0.1 * np.random.default_rng(0).standard_normal(16000 * 300)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16000 * 100)
     soundfile.write(first, noise, 16000)
     for number in range(1, 300):
         (chapter / f"1-1-{number:04}.flac").hardlink_to(first)
