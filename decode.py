@@ -35,9 +35,9 @@ from asr.scoring import score
 from asr.tokenizer import Tokenizer
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Parse the command line and do one of the two things."""
-    args = parse_arguments()
+    args = parse_arguments(argv)
     for split in args.tune_on:
         check_dev(split)
     model, recipe = load_model(args.checkpoint)
@@ -142,7 +142,7 @@ def _dev_splits(data: Path) -> list[str]:
     return found
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; raises UserError where options do not go together."""
     parser = argparse.ArgumentParser(
         prog="decode.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -162,7 +162,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokeniser")
     add("--batch-seconds", type=float, default=120.0, help="audio in a batch (%(default)s)")
     add("--jobs", type=int, default=os.cpu_count(), help="processes for beam search (%(default)s)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if bool(args.audio) == bool(args.data):
         raise UserError("give either --data with --splits, or --audio")
     if args.data and not (args.splits and args.out):

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,7 +142,8 @@ def make_batches(durations: list[float], seconds: float, rng: random.Random | No
 class TrainingSampler(Sampler[list[int]]):
     """Endless batches, epoch after epoch: batch number k is a function of the seed and k alone.
 
-    So a run that stopped after k batches goes on from there by starting the sampler at k.
+    So a run that stopped after k batches goes on from there by starting the sampler at k. With several
+    processes, each takes every W-th batch.
     """
 
     def __init__(self, durations: list[float], seconds: float, seed: int) -> None:
@@ -153,12 +155,17 @@ class TrainingSampler(Sampler[list[int]]):
         return make_batches(self.durations, self.seconds, random.Random(f"{self.seed}/{number}"))
 
     def __iter__(self) -> Iterator[list[int]]:
-        skip, number = self.start, 0
-        while True:
+        rank, processes = 0, 1
+        if torch.distributed.is_initialized():
+            rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return islice(self._stream(), rank, None, processes)
+
+    def _stream(self) -> Iterator[list[int]]:
+        skip = self.start
+        for number in count():
             batches = self.epoch(number)
             yield from batches[skip:]
             skip = max(0, skip - len(batches))
-            number += 1
 
 
 class FixedBatches(Sampler[list[int]]):

@@ -26,5 +26,7 @@ def run_program(main: Callable[[], int | None]) -> None:
 
 
 def _report(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    # A DataLoader's worker wraps the message in its traceback, whose last line is "module.Kind: message".
+    *above, last = message.strip().splitlines() or [""]
+    print(f"error: {last.partition(': ')[2] if above else last}", file=sys.stderr)
     return 1

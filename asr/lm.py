@@ -35,7 +35,16 @@ from asr.lm_files import (
 )
 from asr.manifest import read_manifest
 
-__all__ = ["ESTIMATORS", "estimate", "load", "main", "perplexity", "read_sentences", "vocabulary"]
+__all__ = [
+    "ESTIMATORS",
+    "compile_arpa",
+    "estimate",
+    "load",
+    "main",
+    "perplexity",
+    "read_sentences",
+    "vocabulary",
+]
 
 ESTIMATORS = ("auto", "lmplz", "own")
 
@@ -146,14 +155,45 @@ def estimate(
             print("estimating with our own estimator (asr.ngram)", file=sys.stderr)
             sentences = read_sentences(texts)
             ngram.estimate(sentences, order, arpa, memory=memory, prune=prune, vocabulary=keep)
-        print("building the KenLM binary", file=sys.stderr)
-        with atomic_path(words_path(out)) as words, atomic_path(out) as binary:
-            words.write_text("".join(f"{word}\n" for word in arpa_words(arpa)), "utf-8")
-            command = [build_binary, "-S", f"{memory}M", "-T", f"{name}/trie", _DATA_STRUCTURE]
-            _run([*command, arpa, binary])
-            load(binary)
+        _write_binary(build_binary, arpa, out, memory)
         if keep_arpa:
             arpa.replace(out.with_suffix(".arpa"))
+
+
+def compile_arpa(arpa: str | Path, out: str | Path, *, memory: int = 2048) -> None:
+    """Write the KenLM binary and the words of an ARPA file, plain or .gz or .xz.
+
+    Raises:
+        UserError: a file that is missing, damaged or not ARPA, or a program that is missing.
+    """
+    arpa, out = Path(arpa), Path(out)
+    if not arpa.is_file():
+        raise UserError(f"--arpa {arpa}: no such file")
+    build_binary = find_build_binary()
+    _make_folder(out)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
+        plain = Path(name) / "model.arpa"
+        try:
+            with plain.open("w", encoding="utf-8") as file:
+                file.writelines(tqdm(text_lines(arpa), "unpacking", unit_scale=True, disable=None))
+        except UNREADABLE as error:
+            if isinstance(error, OSError) and error.errno:
+                raise  # the disk, not the archive
+            raise UserError(f"{arpa}: {why_unreadable(error)}") from None
+        try:
+            _write_binary(build_binary, plain, out, memory)
+        except UserError as error:
+            raise UserError(str(error).replace(str(plain), str(arpa))) from None
+
+
+def _write_binary(build_binary: Path, arpa: Path, out: Path, memory: int) -> None:
+    """Write ``out`` and its words from an ARPA file; the trie is sorted in the ARPA file's folder."""
+    print("building the KenLM binary", file=sys.stderr)
+    with atomic_path(words_path(out)) as words, atomic_path(out) as binary:
+        words.write_text("".join(f"{word}\n" for word in arpa_words(arpa)), "utf-8")
+        command = [build_binary, "-S", f"{memory}M", "-T", arpa.parent / "trie", _DATA_STRUCTURE]
+        _run([*command, arpa, binary])
+        load(binary)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -246,15 +286,19 @@ def _feed(pipe: IO[bytes], sentences: Iterable[str]) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m asr.lm",
-        description="Estimate a modified Kneser-Ney n-gram model and write it as a KenLM binary.",
+        description="Estimate a modified Kneser-Ney n-gram model, or take one in ARPA format, and write "
+        "it as a KenLM binary.",
     )
     add = parser.add_argument
-    add(
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--text",
         nargs="+",
-        required=True,
         metavar="FILE",
         help="training text, a sentence a line, plain or .gz or .xz; or manifests (.jsonl)",
+    )
+    source.add_argument(
+        "--arpa", metavar="FILE", help="a finished model, plain or .gz or .xz; nothing is estimated"
     )
     add("--out", required=True, metavar="FILE", help="the binary; its words go to FILE.words")
     add("--order", type=int, default=3, help="longest n-gram, 2 to 6 (default 3)")
@@ -301,16 +345,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     # Before the long part, not after it.
     dev = list(read_sentences(options.dev)) if options.dev else None
-    estimate(
-        options.text,
-        options.order,
-        options.out,
-        estimator=options.estimator,
-        min_count=options.vocab_min_count,
-        prune=options.prune,
-        memory=options.memory,
-        keep_arpa=options.keep_arpa,
-    )
+    if options.arpa:
+        compile_arpa(options.arpa, options.out, memory=options.memory)
+    else:
+        estimate(
+            options.text,
+            options.order,
+            options.out,
+            estimator=options.estimator,
+            min_count=options.vocab_min_count,
+            prune=options.prune,
+            memory=options.memory,
+            keep_arpa=options.keep_arpa,
+        )
     print(f"{options.out}: {Path(options.out).stat().st_size / 2**20:.1f} MiB")
     if dev:
         result = perplexity(load(options.out), dev)

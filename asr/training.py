@@ -88,6 +88,7 @@ class TrainingTask(L.LightningModule):
             lr=config.peak_lr,
             betas=(0.9, 0.98),
             weight_decay=config.weight_decay,
+            fused=True,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, config))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
@@ -150,7 +151,8 @@ def train(config: Config) -> None:
     dev_batches = make_batches([u.duration for u in dev], config.training.seconds, rng=None)
     trainer = _make_trainer(config)
     if checkpoint is not None:
-        sampler.start = read_checkpoint(checkpoint)["global_step"] * config.training.accumulate
+        steps = read_checkpoint(checkpoint)["global_step"]
+        sampler.start = steps * config.training.accumulate * trainer.world_size
     trainer.fit(
         task,
         make_loader(SpeechDataset(utterances, tokenizer), sampler, config.data.workers),

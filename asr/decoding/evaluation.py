@@ -122,7 +122,7 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def write_results(out: Path, rows: Sequence[Row], posteriors: dict[str, Posteriors], about: dict) -> None:
-    """Write wer.json, and per row a reference and a hypothesis file in sclite's trn format."""
+    """Write wer.json, the table, and per row a reference and a hypothesis file in sclite's trn format."""
     for row in rows:
         ids = [utterance.id for utterance in posteriors[row.split].utterances]
         write_trn(out / f"{row.split}.ref.trn", ids, posteriors[row.split].references)
@@ -132,4 +132,5 @@ def write_results(out: Path, rows: Sequence[Row], posteriors: dict[str, Posterio
         record = {"split": row.split, "lm": row.lm, **asdict(row.score), "rtf": round(row.rtf, 5)}
         record["del"] = record.pop("deletions")
         records.append(record)
+    atomic_write(out / "table.txt", format_table(rows) + "\n")
     atomic_write(out / "wer.json", json.dumps({**about, "rows": records}, indent=2) + "\n")

@@ -6,9 +6,8 @@ from tqdm import tqdm
 
 from asr.errors import UserError
 
-LM_WEIGHTS = (0.3, 0.6, 0.9, 1.2, 1.6)
-WORD_SCORES = (-1.0, 0.0, 1.0, 2.0)
-START = (0.6, 0.0)
+LM_WEIGHTS = (0.2, 0.5, 0.9, 1.4)
+WORD_SCORES = (0.0, 1.0, 2.0, 3.0)
 
 
 def check_dev(split: str) -> None:
@@ -18,7 +17,10 @@ def check_dev(split: str) -> None:
 
 
 def tune(wer: Callable[[float, float], float]) -> tuple[float, float, dict[tuple[float, float], float]]:
-    """Search LM weight and word score by coordinate descent, then once more half-way between.
+    """Try a grid of LM weights and word scores, then the neighbours of the best, twice as close.
+
+    The two pull against each other (a heavier LM deletes words, a higher score brings them back), so
+    searching one after the other gets stuck.
 
     Args:
         wer: word error rate on dev at (lm_weight, word_score).
@@ -27,18 +29,14 @@ def tune(wer: Callable[[float, float], float]) -> tuple[float, float, dict[tuple
         the best pair, and every pair tried with its error rate. Ties go to the smaller LM weight.
     """
     tried: dict[tuple[float, float], float] = {}
-    bar = tqdm(desc="tuning on dev", unit="point", leave=False)
-
-    def best_of(points: list[tuple[float, float]]) -> tuple[float, float]:
-        for point in points:
-            if point not in tried:
-                tried[point] = wer(*point)
-                bar.update()
-        return min(tried, key=lambda point: (tried[point], point))
-
-    weight, score = best_of([(weight, START[1]) for weight in LM_WEIGHTS])
-    weight, score = best_of([(weight, score) for score in WORD_SCORES])
-    weight, score = best_of([(round(weight + step, 2), score) for step in (-0.15, 0.15)])
-    weight, score = best_of([(weight, score + step) for step in (-0.5, 0.5)])
-    bar.close()
+    points = [(weight, score) for weight in LM_WEIGHTS for score in WORD_SCORES]
+    with tqdm(desc="tuning on dev", total=len(points) + 8, unit="point", leave=False) as bar:
+        for weight_step, score_step in ((0.2, 0.5), (0.1, 0.25), (0.0, 0.0)):
+            for point in points:
+                if point not in tried and point[0] >= 0:
+                    tried[point] = wer(*point)
+                    bar.update()
+            weight, score = min(tried, key=lambda point: (tried[point], point))
+            points = [(round(weight + step, 3), score) for step in (-weight_step, weight_step)]
+            points += [(weight, score + step) for step in (-score_step, score_step)]
     return weight, score, tried

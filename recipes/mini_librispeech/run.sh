@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Mini LibriSpeech: 5.3 hours of read speech (OpenSLR 31), a Conformer that a small machine can train.
+# Mini LibriSpeech: 5.3 hours of read speech (OpenSLR 31), trained on one GPU (--size s) or, to see it work, on a CPU (--size xs).
 #
-#   bash recipes/mini_librispeech/run.sh [--attention mala|linear|softmax] [--data-root DIR]
-#        [--lm-text FILE] [--stage K] [--stop-stage K] [--out DIR] [-- OPTIONS OF train.py]
+#   bash recipes/mini_librispeech/run.sh [--attention mala|linear|softmax] [--size s|xs]
+#        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--out DIR] [-- OPTIONS OF train.py]
 #
 # --data-root DIR   a folder with train-clean-5 and a dev-clean-* split in LibriSpeech's layout; without
 #                   it the corpus is downloaded from OpenSLR (0.46 GB) to data/downloads.
@@ -16,7 +16,9 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../stages.sh"
 parse_options "$@"
 data=data/mini_librispeech
-out=${out:-exp/mini_librispeech/$attention}
+out=${out:-exp/mini_librispeech/$attention-$size}
+config=recipes/mini_librispeech/conformer_$size.yaml
+[ -f "$config" ] || die "--size $size: choose s or xs"
 
 corpus() {
   local source=(--root "$data_root")
@@ -38,6 +40,7 @@ language_models() {
 
 decoding() {
   for lm in "$data"/?gram.bin; do
+    echo "$(basename "$lm" .bin):"
     python decode.py --checkpoint "$out/checkpoints/best.ckpt" --attention "$attention" --data "$data" \
       --splits dev test --tune-on dev --lm "$lm" --out "$out/results/$(basename "$lm" .bin)"
   done
@@ -48,6 +51,6 @@ stage 1 "tokeniser" "$data/.tokenizer.done" \
   python -m asr.tokenizer --manifest "$data/train-clean-5.jsonl" --pieces 256 --out "$data/tokenizer.model"
 stage 2 "language models" "$data/.lm.done" language_models
 stage 3 "training" "$out/.training.done" \
-  python train.py --config recipes/mini_librispeech/conformer.yaml --attention "$attention" \
+  python train.py --config "$config" --attention "$attention" \
   --out "$out" --resume auto "${train_options[@]}"
 stage 4 "decoding" "$out/.decoding.done" decoding

@@ -270,6 +270,36 @@ def test_perplexity_of_nothing(arpa):
 # --- files --------------------------------------------------------------------------------------
 
 
+@needs_build_binary
+@pytest.mark.parametrize("name", ["model.arpa", "model.arpa.gz"])
+def test_a_finished_arpa_is_compiled(tmp_path, name):
+    path, out = tmp_path / name, tmp_path / "out" / "model.bin"
+    path.write_bytes(gzip.compress(ARPA.encode()) if name.endswith(".gz") else ARPA.encode())
+    lm.main(["--arpa", str(path), "--out", str(out)])
+    assert lm.vocabulary(out) == ["A"]
+    assert lm.load(out).score("A", bos=True, eos=False) == pytest.approx(-0.2)
+    assert sorted(item.name for item in out.parent.iterdir()) == ["model.bin", "model.bin.words"]
+
+
+@needs_build_binary
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("cut.arpa.gz", gzip.compress(ARPA.encode() * 500)[:-20], "damaged archive"),
+        ("text.arpa", b"HELLO\n", "not a KenLM binary or a complete ARPA"),
+        ("absent.arpa", None, "--arpa .*no such file"),
+    ],
+)
+def test_an_arpa_that_is_none_is_named(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        lm.compile_arpa(path, tmp_path / "out" / "model.bin")
+    assert name in str(error.value)
+    assert not list(tmp_path.rglob("model*"))
+
+
 def test_loading_is_silent(model_path):
     code = f"import sys; from asr import lm; print(lm.load({str(model_path)!r}).order)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

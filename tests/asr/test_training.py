@@ -1,0 +1,105 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from asr.checkpoint import read_checkpoint
+from asr.config import TrainingConfig, parse_config
+from asr.errors import UserError
+from asr.training import lr_factor, train
+
+TINY = """
+attention: mala
+encoder: {dim: 16, layers: 1, heads: 2, kernel: 3, dropout: 0.0}
+frontend: {mels: 20, frequency_width: 3, time_masks: 1}
+training: {steps: 6, seconds: 20, warmup: 2, validate_every: 3, precision: fp32, accelerator: cpu}
+"""
+
+
+@pytest.fixture
+def run(corpus, tmp_path):
+    """Train with options on the miniature corpus; returns the run's folder."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+
+    def call(*options: str, out: str = "run"):
+        arguments = ["--config", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / out)]
+        arguments += ["--data.folder", str(corpus), "--data.tokenizer", str(corpus / "tokenizer.model")]
+        train(parse_config([*arguments, *options]))
+        return tmp_path / out
+
+    return call
+
+
+def last(folder):
+    return read_checkpoint(folder / "checkpoints" / "last.ckpt")
+
+
+def test_training_leaves_what_decoding_and_resuming_need(run):
+    folder = run()
+    content = last(folder)
+    assert content["global_step"] == 6 and content["audio_seconds"] > 60
+    assert content["recipe"]["model"]["attention"] == "mala"
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
+    assert list((folder / "logs").glob("events.out.tfevents.*"))
+    assert parse_config(["--config", str(folder / "config.yaml")]).training.steps == 6
+    assert all(v.isfinite().all() for v in content["state_dict"].values() if v.is_floating_point())
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_resuming_goes_on_with_the_batches_not_seen_yet(run, workers):
+    options = ("--data.workers", workers, "--frontend.speeds", "[1.0]", "--training.validate_every", "2")
+    whole = last(run(*options, out="whole"))
+    run(*options, "--training.steps", "4", out="parts")
+    parts = last(run(*options, "--resume", "auto", out="parts"))
+    assert parts["global_step"] == whole["global_step"] == 6
+    assert parts["audio_seconds"] == pytest.approx(whole["audio_seconds"])
+    assert parts["lr_schedulers"][0]["last_epoch"] == whole["lr_schedulers"][0]["last_epoch"]
+
+
+def test_a_finished_run_is_not_trained_further(run):
+    before = last(run())["state_dict"]
+    after = last(run("--resume", "auto"))["state_dict"]
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_a_run_in_the_way_is_refused(run):
+    run()
+    with pytest.raises(UserError, match="holds a run already; go on with --resume auto"):
+        run()
+
+
+def test_a_checkpoint_of_another_attention_is_refused(run):
+    run()
+    with pytest.raises(UserError, match="trained with attention mala, but this run asks for softmax"):
+        run("--resume", "auto", "--attention", "softmax")
+
+
+def test_utterances_left_out_are_listed(run, corpus, tmp_path, capsys):
+    folder = run("--data.max_seconds", "1.7", out="short")
+    told = capsys.readouterr().out
+    listed = [json.loads(line) for line in (folder / "excluded.jsonl").read_text().splitlines()]
+    assert listed and f"left out of training: {len(listed)} too long" in told
+    assert all(float(item["detail"].split()[0]) >= 1.7 for item in listed)
+
+
+def test_nothing_left_to_train_on_is_an_error(run):
+    with pytest.raises(UserError, match="no utterance can be trained on"):
+        run("--data.max_seconds", "0.1")
+
+
+def test_schedules():
+    noam = TrainingConfig(warmup=10, steps=100, schedule="noam")
+    assert [lr_factor(step, noam) for step in (0, 4, 9, 10, 40)] == pytest.approx([0.1, 0.5, 1, 1, 0.5])
+    cosine = dataclasses.replace(noam, schedule="cosine")
+    assert [lr_factor(step, cosine) for step in (9, 10, 55, 100)] == pytest.approx([1, 1, 0.5, 0])
+
+
+def test_the_loss_falls(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run("--training.steps", "60", "--training.validate_every", "60", "--training.peak_lr", "5e-3")
+    events = EventAccumulator(str(folder / "logs"))
+    events.Reload()
+    losses = [event.value for event in events.Scalars("train_loss")]
+    assert losses[-1] < 0.8 * losses[0]
