@@ -2,7 +2,8 @@
 
     python decode.py --checkpoint exp/demo/mala/checkpoints/best.ckpt --data data/demo --splits test \\
         --lm data/demo/3gram.bin --out exp/demo/mala/results
-    python decode.py --checkpoint best.ckpt --audio a.flac b.wav [--lm 3gram.bin]
+    python decode.py --checkpoint best.ckpt --audio a.flac b.wav
+    python decode.py --checkpoint best.ckpt --audio a.flac --lm 3gram.bin --lm-weight 0.6 --word-score 1
 
 With --lm, LM weight and word score are tuned on a dev split first, unless both are given. They are never
 tuned on a split named test*.
@@ -63,6 +64,17 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
         for split in dev_splits:
             manifests.setdefault(split, read_manifest(args.data / f"{split}.jsonl"))
 
+    for split, utterances in manifests.items():
+        if not any(utterance.text.strip() for utterance in utterances):
+            raise UserError(f"{split}.jsonl: no utterance has a word to score against")
+    tuned_on = {item.id for split in dev_splits for item in manifests[split]}
+    for split in args.splits:
+        if split not in dev_splits and any(item.id in tuned_on for item in manifests[split]):
+            raise UserError(
+                f"{split} shares utterances with {' + '.join(dev_splits)}, on which the LM weight would be "
+                "tuned; name another dev split with --tune-on"
+            )
+
     def posteriors_of(split: str) -> Posteriors:
         show = f"{split}, acoustic model"
         return compute_posteriors(model, manifests[split], recipe.tokenizer, args.batch_seconds, show)
@@ -110,8 +122,6 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
         )
         row = decode_greedy("audio", posteriors, recipe.tokenizer)
         if args.lm:
-            if args.lm_weight is None:
-                raise UserError("--audio with --lm wants --lm-weight and --word-score (see wer.json)")
             with BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs) as pool:
                 row = decode_beam("audio", posteriors, pool, args.lm.stem, args.lm_weight, args.word_score)
         for utterance, text in zip(utterances, row.hypotheses, strict=True):
@@ -167,6 +177,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError("give either --data with --splits, or --audio")
     if args.data and not (args.splits and args.out):
         raise UserError("--data wants --splits and --out")
+    if args.audio and args.lm and args.lm_weight is None:
+        raise UserError("--audio with --lm wants --lm-weight and --word-score (wer.json has tuned ones)")
+    if args.lm_weight is not None and not args.lm:
+        raise UserError("--lm-weight wants --lm")
+    if args.out and args.out.exists() and not (args.out.is_dir() and os.access(args.out, os.W_OK)):
+        raise UserError(f"--out {args.out}: no folder that may be written to")
     if (args.lm_weight is None) != (args.word_score is None):
         raise UserError("--lm-weight and --word-score go together")
     if args.beam < 1 or args.jobs < 1 or args.batch_seconds <= 0:

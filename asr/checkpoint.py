@@ -6,7 +6,6 @@ and the tokeniser, so that a checkpoint is all that decoding needs.
 
 import io
 import pickle
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from asr.model import Model, ModelConfig
 from asr.tokenizer import Tokenizer
 
 _FORMAT = 1
+_PARTS = {"recipe", "state_dict", "global_step", "training"}
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"--checkpoint {path}: no such file")
+        raise UserError(f"{path}: no such checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path}: holds more than tensors and plain values, or is no checkpoint; not loaded"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except PermissionError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except Exception:  # a damaged file makes PyTorch raise almost anything
         raise UserError(f"{path}: not a checkpoint, or a damaged one") from None
-    if not isinstance(content, dict) or "recipe" not in content:
+    if not isinstance(content, dict) or not content.keys() >= _PARTS:
         raise UserError(f"{path}: a PyTorch file, but not a checkpoint of train.py")
-    if content["recipe"].get("format") != _FORMAT:
+    if not isinstance(content["recipe"], dict) or content["recipe"].get("format") != _FORMAT:
         raise UserError(f"{path}: made by another version of train.py")
     return content
 
@@ -110,14 +112,15 @@ def load_model(path: str | Path) -> tuple[Model, Recipe]:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{path}: weights do not fit: {error}") from None
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path}: weights do not fit the configuration: {reason}") from None
     return model.eval(), recipe
 
 
 def check_same(path: str | Path, found: Recipe, config: ModelConfig, tokenizer: Tokenizer) -> None:
     """Raise UserError unless a checkpoint was trained with this model and tokeniser."""
     here, there = model_to_dict(config), model_to_dict(found.model)
-    for name in ("attention", "positions", "options", "encoder"):
+    for name in ("attention", "positions", "options", "encoder", "frontend"):
         if here[name] != there[name]:
             raise UserError(f"{path}: trained with {name} {there[name]}, but this run asks for {here[name]}")
     check_tokenizer(path, found, tokenizer)

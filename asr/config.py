@@ -3,6 +3,7 @@
 A YAML file given with --config holds the same names; the command line overrides it.
 """
 
+import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +12,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from asr.attention import ATTENTIONS
 from asr.conformer import EncoderConfig
-from asr.errors import UserError
-from asr.frontend import FrontendConfig
+from asr.errors import UserError, run_program
+from asr.frontend import SAMPLE_RATE, FrontendConfig
 from asr.model import ModelConfig
 
 
@@ -173,17 +174,43 @@ def _to_config(parsed: Namespace) -> Config:
         raise UserError(f"--attention {attention}: unknown; choose one of {known}")
     options = getattr(parsed, attention, None) or ATTENTIONS[attention].Options()
     model = ModelConfig(attention, parsed.positions, options, parsed.encoder, parsed.frontend)
-    _check(parsed.data, "data", ("max_seconds",))
-    _check(parsed.training, "training", ("steps", "seconds", "peak_lr", "validate_every", "devices"))
-    return Config(model, parsed.data, parsed.training, Path(parsed.out), parsed.resume)
-
-
-def _check(section, name: str, positive: tuple[str, ...]) -> None:
-    for option in positive:
-        if not getattr(section, option) > 0:
-            raise UserError(f"--{name}.{option} {getattr(section, option)}: must be positive")
+    training = parsed.training
+    training = replace(training, validate_every=min(training.validate_every, training.steps))
+    checks = {
+        "--data.max_seconds": parsed.data.max_seconds > 0,
+        "--data.workers": parsed.data.workers >= 0,
+        "--encoder.dropout": 0 <= parsed.encoder.dropout < 1,
+        "--frontend.mels": parsed.frontend.mels > 0,
+        "--frontend.f_max": 0 < parsed.frontend.f_max <= SAMPLE_RATE / 2,
+        "--frontend.speeds": parsed.frontend.speeds and all(0.5 <= s <= 2 for s in parsed.frontend.speeds),
+        "--frontend.time_width": 0 <= parsed.frontend.time_width <= 1,
+        "--training.steps": training.steps > 0,
+        "--training.seconds": 0 < training.seconds < math.inf,
+        "--training.accumulate": training.accumulate > 0,
+        "--training.peak_lr": training.peak_lr > 0,
+        "--training.warmup": training.warmup >= 0,
+        "--training.clip": training.clip > 0,
+        "--training.validate_every": training.validate_every > 0,
+        "--training.devices": training.devices > 0,
+    }
+    for option, good in checks.items():
+        if not good:
+            section, name = option.removeprefix("--").split(".")
+            raise UserError(f"{option} {getattr(getattr(parsed, section), name)}: out of range")
+    if training.steps % training.validate_every:
+        # A checkpoint comes with each validation; the run's end must have one.
+        raise UserError(
+            f"--training.steps {training.steps}: must be a multiple of "
+            f"--training.validate_every {training.validate_every}"
+        )
+    return Config(model, parsed.data, training, Path(parsed.out), parsed.resume)
 
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    # A recipe asks before its first stage whether its last but one will be understood.
+    run_program(lambda: parse_config() and None)

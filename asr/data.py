@@ -65,6 +65,8 @@ def split_trainable(
         frames = encoded_frames(int(utterance.duration * SAMPLE_RATE / fastest))
         if not utterance.text.strip():
             cause, detail = "empty text", "the transcript has no word"
+        elif tokenizer.unknown in classes:
+            cause, detail = "letters that the tokeniser lacks", utterance.text
         elif utterance.duration > max_seconds:
             cause, detail = "too long", f"{utterance.duration:.1f} s"
         elif frames_needed(classes) > frames:
@@ -97,7 +99,15 @@ class SpeechDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Utterance]:
         utterance = self.utterances[index]
         classes = torch.tensor(self.tokenizer.encode(utterance.text), dtype=torch.long)
-        return load(utterance.audio, SAMPLE_RATE), classes, utterance
+        waveform = load(utterance.audio, SAMPLE_RATE)
+        seconds = len(waveform) / SAMPLE_RATE
+        # Batches are sized, and utterances too short for their text found, by the manifest's figure.
+        if abs(seconds - utterance.duration) > 0.1:
+            raise UserError(
+                f"{utterance.audio}: {seconds:.2f} s long, but {utterance.duration:.2f} s in its manifest; "
+                "prepare the data again"
+            )
+        return waveform, classes, utterance
 
 
 def collate(items: list[tuple[Tensor, Tensor, Utterance]]) -> Batch:

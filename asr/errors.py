@@ -4,6 +4,10 @@ import errno
 import sys
 from collections.abc import Callable
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Not allowed, or a folder where a file is wanted, or the other way round.
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+
 
 class UserError(Exception):
     """Bad input. The message is one line that names the file or the option, and says what to do."""
@@ -16,9 +20,10 @@ def run_program(main: Callable[[], int | None]) -> None:
     except UserError as error:
         code = _report(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in (*_FULL, *_UNUSABLE):
             raise
-        code = _report(f"no room to write {error.filename or 'a file'}: {error.strerror}")
+        what = "no room to write" if error.errno in _FULL else "cannot use"
+        code = _report(f"{what} {error.filename or 'a file'}: {error.strerror}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
@@ -27,6 +32,7 @@ def run_program(main: Callable[[], int | None]) -> None:
 
 def _report(message: str) -> int:
     # A DataLoader's worker wraps the message in its traceback, whose last line is "module.Kind: message".
-    *above, last = message.strip().splitlines() or [""]
-    print(f"error: {last.partition(': ')[2] if above else last}", file=sys.stderr)
+    if message.startswith("Caught "):
+        message = message.strip().splitlines()[-1].partition(": ")[2]
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 1

@@ -1,9 +1,13 @@
 """Writing files so that a reader finds the old content or the new one, never a half."""
 
+import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from asr.errors import UserError
 
 
 @contextmanager
@@ -26,6 +30,32 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: str | Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of ``path`` (a hidden file beside it) against other programs.
+
+    Where another program holds it, wait for that, or with ``wait=False`` raise UserError.
+    """
+    path = Path(path)
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise UserError(f"{lock.parent}: cannot be written: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise UserError(f"{path}: another program is at work on it") from None
+            print(f"another program is at work on {path}; waiting for it", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems have no locks
+            print(f"{path}: {error.strerror}; do not run this twice at once", file=sys.stderr)
+        yield
 
 
 def atomic_write(path: str | Path, content: str | bytes | memoryview) -> None:

@@ -5,6 +5,7 @@ seconds, ``text`` and ``speaker``.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -38,13 +39,16 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     if not path.is_file():
         raise UserError(f"{path}: no such manifest; run the data preparation stage first")
     utterances, seen = [], set()
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            utterance = _parse(line, f"{path}:{number}", path.parent)
-            if utterance.id in seen:
-                raise UserError(f"{path}:{number}: utterance id {utterance.id} appears twice")
-            seen.add(utterance.id)
-            utterances.append(utterance)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    for number, line in enumerate(lines, 1):
+        utterance = _parse(line, f"{path}:{number}", path.parent)
+        if utterance.id in seen:
+            raise UserError(f"{path}:{number}: utterance id {utterance.id} appears twice")
+        seen.add(utterance.id)
+        utterances.append(utterance)
     if not utterances:
         raise UserError(f"{path}: the manifest holds no utterance")
     return utterances
@@ -66,8 +70,8 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
 def _parse(line: str, where: str, folder: Path) -> Utterance:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not a line of JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not a line of JSON: {getattr(error, 'msg', error)}") from None
     if not isinstance(record, dict):
         raise UserError(f"{where}: not a JSON object")
     for name, kind in _TYPES.items():
@@ -75,7 +79,11 @@ def _parse(line: str, where: str, folder: Path) -> Utterance:
             raise UserError(f"{where}: field {name!r} is missing")
         if not isinstance(record[name], kind) or isinstance(record[name], bool):
             raise UserError(f"{where}: field {name!r} has the wrong type: {record[name]!r}")
-    if not record["duration"] > 0:
-        raise UserError(f"{where}: duration {record['duration']} is not positive")
+    if not 0 < record["duration"] < math.inf:
+        raise UserError(f"{where}: duration {record['duration']} is not positive and finite")
+    if not record["id"] or len(record["id"].split()) != 1:
+        raise UserError(f"{where}: id {record['id']!r} is empty or holds a blank")
+    if record["text"].splitlines() not in ([], [record["text"]]):
+        raise UserError(f"{where}: the text goes over several lines")
     record["audio"] = os.path.normpath(folder.absolute() / record["audio"])
     return Utterance(**{name: record[name] for name in _TYPES})

@@ -3,11 +3,14 @@
 import logging
 import math
 import warnings
+from contextlib import ExitStack
+from dataclasses import asdict
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from asr.checkpoint import (
@@ -20,6 +23,7 @@ from asr.checkpoint import (
 from asr.config import Config, TrainingConfig, dump_config
 from asr.data import (
     Batch,
+    Excluded,
     FixedBatches,
     SpeechDataset,
     TrainingSampler,
@@ -31,7 +35,7 @@ from asr.data import (
 )
 from asr.decoding.greedy import greedy
 from asr.errors import UserError
-from asr.files import atomic_write
+from asr.files import atomic_write, locked
 from asr.model import Model
 from asr.progress import TrainingProgress
 from asr.scoring import word_errors
@@ -65,9 +69,10 @@ class TrainingTask(L.LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         log_probs, lengths = self.model(batch.waveforms, batch.lengths)
         losses = self.model.head.loss(log_probs, lengths, batch.targets, batch.target_lengths)
-        loss = losses.sum() / batch.target_lengths.sum()
+        # An utterance with more pieces than frames has no CTC path; dev is not filtered.
+        losses = torch.where(losses.isfinite(), losses, 0.0)
         pieces = int(batch.target_lengths.sum())
-        self.log("dev_loss", loss, batch_size=pieces, sync_dist=True)
+        self.log("dev_loss", losses.sum() / max(pieces, 1), batch_size=pieces, sync_dist=True)
         for classes, reference in zip(greedy(log_probs, lengths), batch.texts, strict=True):
             count = word_errors(reference, self.tokenizer.decode(classes))
             self.dev_errors += count.total
@@ -81,8 +86,9 @@ class TrainingTask(L.LightningModule):
 
     def configure_optimizers(self):
         config = self.config.training
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        rest = [p for p in self.model.parameters() if p.ndim <= 1]  # biases and norms
+        named = list(self.model.named_parameters())
+        rest = [p for name, p in named if p.ndim == 1 or name.endswith("bias")]  # biases and norms
+        decayed = [p for name, p in named if p.ndim > 1 and not name.endswith("bias")]
         optimizer = torch.optim.AdamW(
             [{"params": decayed}, {"params": rest, "weight_decay": 0.0}],
             lr=config.peak_lr,
@@ -93,8 +99,13 @@ class TrainingTask(L.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, config))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, **_) -> None:
+        # Lightning's own refuses a fused optimiser under bf16, for a reason that concerns fp16 only.
+        torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.training.clip)
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["recipe"] = pack_recipe(self.config.model, self.tokenizer)
+        checkpoint["training"] = asdict(self.config.training)
         checkpoint["audio_seconds"] = self.audio_seconds
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
@@ -115,49 +126,61 @@ def train(config: Config) -> None:
     """Run training as configured; leaves config.yaml, checkpoints and logs in ``config.out``.
 
     Raises:
-        UserError: anything wrong with the data, the options, or the checkpoint to go on from.
+        UserError: anything wrong with the data, the options, or the checkpoint to go on from; another
+            training at work in ``config.out``.
     """
     L.seed_everything(config.training.seed, workers=True, verbose=False)
     tokenizer = Tokenizer.load(config.data.tokenizer)
     task = TrainingTask(config, tokenizer)
     checkpoint = _find_checkpoint(config, tokenizer)
 
-    fastest = max(config.model.frontend.speeds)
     utterances, excluded = split_trainable(
         read_splits(config.data.folder, config.data.train),
         tokenizer,
         config.data.max_seconds,
-        fastest,
+        fastest=max(config.model.frontend.speeds),
     )
     if not utterances:
         raise UserError(f"--data.folder {config.data.folder}: no utterance can be trained on")
     dev = read_splits(config.data.folder, [config.data.dev])
-    atomic_write(config.out / "config.yaml", dump_config(config))
-    if excluded:
-        path = config.out / "excluded.jsonl"
-        print(f"left out of training: {write_excluded(path, excluded)} (listed in {path})")
-    hours = sum(utterance.duration for utterance in utterances) / 3600
-    parameters = sum(p.numel() for p in task.model.parameters()) / 1e6
-    print(
-        f"training {config.model.attention}, {parameters:.2f} M parameters, on {hours:.2f} h "
-        f"({len(utterances)} utterances) for {config.training.steps} steps"
-    )
-
-    sampler = TrainingSampler(
-        [utterance.duration for utterance in utterances],
-        config.training.seconds,
-        config.training.seed,
-    )
-    dev_batches = make_batches([u.duration for u in dev], config.training.seconds, rng=None)
+    if not any(utterance.text.strip() for utterance in dev):
+        raise UserError(f"--data.dev {config.data.dev}: no utterance has a word to validate on")
     trainer = _make_trainer(config)
+
+    durations = [utterance.duration for utterance in utterances]
+    sampler = TrainingSampler(durations, config.training.seconds, config.training.seed)
     if checkpoint is not None:
         steps = read_checkpoint(checkpoint)["global_step"]
         sampler.start = steps * config.training.accumulate * trainer.world_size
-    trainer.fit(
-        task,
-        make_loader(SpeechDataset(utterances, tokenizer), sampler, config.data.workers),
-        make_loader(SpeechDataset(dev, tokenizer), FixedBatches(dev_batches), config.data.workers),
-        ckpt_path=checkpoint,
+    dev_batches = make_batches([u.duration for u in dev], config.training.seconds, rng=None)
+    with ExitStack() as stack:
+        if rank_zero_only.rank == 0:
+            stack.enter_context(locked(config.out / "checkpoints", wait=False))
+            _announce(config, task, durations, excluded)
+        try:
+            trainer.fit(
+                task,
+                make_loader(SpeechDataset(utterances, tokenizer), sampler, config.data.workers),
+                make_loader(SpeechDataset(dev, tokenizer), FixedBatches(dev_batches), config.data.workers),
+                ckpt_path=checkpoint,
+            )
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
+
+
+def _announce(config: Config, task: TrainingTask, durations: list[float], excluded: list[Excluded]) -> None:
+    """Write what the run is to its folder, and say it."""
+    for leftover in (config.out / "checkpoints").glob(".*.tmp"):  # of a run that was killed
+        leftover.unlink()
+    atomic_write(config.out / "config.yaml", dump_config(config))
+    listed = config.out / "excluded.jsonl"
+    causes = write_excluded(listed, excluded)
+    if excluded:
+        print(f"left out of training: {causes} (listed in {listed})")
+    parameters = sum(p.numel() for p in task.model.parameters()) / 1e6
+    print(
+        f"training {config.model.attention}, {parameters:.2f} M parameters, on {sum(durations) / 3600:.2f} h "
+        f"({len(durations)} utterances) for {config.training.steps} steps"
     )
 
 
@@ -172,13 +195,11 @@ def _make_trainer(config: Config) -> L.Trainer:
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before.*")
-    checkpoints = ModelCheckpoint(
-        config.out / "checkpoints",
-        filename="best",
-        monitor="dev_wer",
-        save_last=True,
-        enable_version_counter=False,
-    )
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    folder = config.out / "checkpoints"
+    best = ModelCheckpoint(folder, "best", monitor="dev_wer", enable_version_counter=False)
+    # After best, so that it holds best's score. (save_last would only copy a new best.)
+    last = ModelCheckpoint(folder, "last", enable_version_counter=False)
     return L.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=training.devices,
@@ -186,14 +207,13 @@ def _make_trainer(config: Config) -> L.Trainer:
         max_steps=training.steps,
         max_epochs=-1,
         accumulate_grad_batches=training.accumulate,
-        gradient_clip_val=training.clip,
         val_check_interval=training.validate_every * training.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         log_every_n_steps=10,
         logger=TensorBoardLogger(config.out, name="", version="logs"),
-        callbacks=[checkpoints, LearningRateMonitor(), TrainingProgress()],
+        callbacks=[best, last, LearningRateMonitor(), TrainingProgress()],
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -219,6 +239,12 @@ def _find_checkpoint(config: Config, tokenizer: Tokenizer) -> str | None:
     path = last if config.resume == "auto" else config.resume
     if config.resume == "auto" and not last.exists():
         return None
-    recipe = unpack_recipe(read_checkpoint(path), path)
-    check_same(path, recipe, config.model, tokenizer)
+    content = read_checkpoint(path)
+    check_same(path, unpack_recipe(content, path), config.model, tokenizer)
+    # The first two would say one thing and do another (the optimiser's own state wins); the others
+    # would put different batches in the place of those not seen yet.
+    for name in ("peak_lr", "weight_decay", "seconds", "seed", "accumulate", "devices"):
+        here, there = getattr(config.training, name), content["training"][name]
+        if here != there:
+            raise UserError(f"--training.{name} {here}: {path} was trained with {there}; they must agree")
     return str(path)

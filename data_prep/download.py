@@ -4,7 +4,6 @@ A file or a corpus under its final name is whole and verified; anything else is 
 says it is not.
 """
 
-import fcntl
 import gzip
 import hashlib
 import http.client
@@ -18,19 +17,21 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from tqdm import tqdm
 
 from asr.errors import UserError
+from asr.files import locked
 
 OPENSLR = "https://www.openslr.org"  # files are at OPENSLR/resources/NUMBER/NAME
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 60  # seconds without a byte
+# tarfile's own guard, which Python 3.11 before 3.11.4 lacks; _refuse_outside does not depend on it.
+_DATA_FILTER = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 
 class _ConnectionBroke(Exception):
@@ -123,26 +124,6 @@ def require_writable(folder: Path) -> None:
     existing = _existing(folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UserError(f"{folder}: cannot be written: {existing} is no folder we may write to")
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of ``path`` (a hidden file beside it), waiting while another program does."""
-    lock = path.with_name(f".{path.name}.lock")
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError as error:
-        raise UserError(f"{lock.parent}: cannot be written: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another program is at work on {path}; waiting for it", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems have no locks
-            print(f"{path}: {error.strerror}; do not run this twice at once", file=sys.stderr)
-        yield
 
 
 def _existing(folder: Path) -> Path:
@@ -260,7 +241,7 @@ def _unpack(archive: Path, folder: Path) -> None:
         ):
             for member in tar:
                 _refuse_outside(archive, member, folder)
-                tar.extract(member, folder, filter="data")
+                tar.extract(member, folder, **_DATA_FILTER)
                 bar.update(raw.tell() - bar.n)
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise UserError(f"{archive}: damaged or unsafe, nothing extracted: {error}") from None

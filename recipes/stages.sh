@@ -1,11 +1,14 @@
 # Sourced by every recipe's run.sh: options, stages, done-markers.
 #
-# A recipe sets its defaults, calls `parse_options "$@"`, then one `stage NUMBER NAME MARKER COMMAND...`
-# for each of its stages. A stage whose marker exists is skipped, so running again goes on where the
-# last run stopped; a stage named with --stage, and those after it, run again whatever their markers say.
+# A recipe calls `parse_options "$@"`, sets its paths, then `stage NUMBER NAME MARKER COMMAND...` for each
+# stage. A stage is skipped where its marker says that the same command was done with the same options, and
+# no earlier stage was done again since; so running a recipe again goes on where the last run stopped.
+# Stages from --stage K on run whatever their markers say.
 
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+recipe=$(realpath "$0")
+caller=$PWD
+cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/.."
 [ -d .venv/bin ] && PATH="$PWD/.venv/bin:$PATH"
 
 attention=mala
@@ -16,11 +19,24 @@ lm_text=
 size=s
 out=
 devices=1
+skip_bad=()
 train_options=()
+running=
+previous_marker=
 
 die() {
   echo "error: $*" >&2
   exit 1
+}
+
+# Not `command || die`: within it, bash would go on after a command of a stage that fails.
+trap '[ -z "$running" ] || echo "error: stage $running failed; run the recipe again to go on from here" >&2' EXIT
+
+from_caller() {
+  case "$1" in
+    "" | /*) echo "$1" ;;
+    *) realpath -m --relative-to=. "$caller/$1" ;;
+  esac
 }
 
 parse_options() {
@@ -28,13 +44,17 @@ parse_options() {
     case "$1" in
       --help | -h)
         # The recipe's own header is its help.
-        sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+        sed -n '2,/^$/s/^# \{0,1\}//p' "$recipe"
         exit 0
+        ;;
+      --skip-bad)
+        skip_bad=(--skip-bad)
+        shift
         ;;
       --)
         shift
         train_options=("$@")
-        return
+        break
         ;;
       --attention | --stage | --stop-stage | --data-root | --lm-text | --size | --out | --devices)
         [ $# -ge 2 ] || die "$1 wants a value (see --help)"
@@ -42,10 +62,10 @@ parse_options() {
           --attention) attention=$2 ;;
           --stage) first_stage=$2 ;;
           --stop-stage) stop_stage=$2 ;;
-          --data-root) data_root=$2 ;;
-          --lm-text) lm_text=$2 ;;
+          --data-root) data_root=$(from_caller "$2") ;;
+          --lm-text) lm_text=$(from_caller "$2") ;;
           --size) size=$2 ;;
-          --out) out=$2 ;;
+          --out) out=$(from_caller "$2") ;;
           --devices) devices=$2 ;;
         esac
         shift 2
@@ -53,21 +73,34 @@ parse_options() {
       *) die "unknown option $1 (see --help)" ;;
     esac
   done
-  [[ "${first_stage:-0}$stop_stage" =~ ^[0-9]+$ ]] || die "--stage and --stop-stage want numbers"
+  [[ "${first_stage:-0}" =~ ^[0-9]+$ ]] || die "--stage $first_stage: not a number"
+  [[ "$stop_stage" =~ ^[0-9]+$ ]] || die "--stop-stage $stop_stage: not a number"
+  python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("flashlight") is None)' ||
+    die "the Python packages are not there; make environment sets them up"
+}
+
+# check_training OPTIONS...: what train.py would say to its options, said before the first stage.
+check_training() {
+  [ "$stop_stage" -lt 3 ] || python -m asr.config "$@" "${train_options[@]+"${train_options[@]}"}"
 }
 
 stage() {
   local number=$1 name=$2 marker=$3
   shift 3
+  local signature="$* | $data_root | $lm_text" previous=$previous_marker
+  previous_marker=$marker
   [ "$number" -ge "${first_stage:-0}" ] && [ "$number" -le "$stop_stage" ] || return 0
-  if [ -z "$first_stage" ] && [ -e "$marker" ]; then
+  if [ -z "$first_stage" ] && [ -e "$marker" ] && ! [ "$previous" -nt "$marker" ] &&
+    [ "$(cat "$marker")" = "$signature" ]; then
     echo "stage $number: $name: done before ($marker)"
     return 0
   fi
   echo "stage $number: $name"
   local started=$SECONDS
-  "$@" || die "stage $number ($name) failed; run the same command again to go on from here"
+  running="$number ($name)"
+  "$@"
+  running=
   mkdir -p "$(dirname "$marker")"
-  touch "$marker"
+  echo "$signature" > "$marker"
   echo "stage $number: $name: $((SECONDS - started)) s"
 }

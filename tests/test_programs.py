@@ -158,7 +158,10 @@ BAD_DECODING = {
     "missing split": (["--splits", "test-moon"], "test-moon.jsonl: no such manifest"),
     "other attention": (["--attention", "linear"], "was trained with mala"),
     "other tokeniser": (["--tokenizer", "{tmp}/other.model"], "trained with another tokeniser"),
-    "half of the weights": (["--lm-weight", "1"], "--lm-weight and --word-score go together"),
+    "half of the weights": (
+        ["--lm", "{data}/3gram.bin", "--lm-weight", "1"],
+        "--lm-weight and --word-score go together",
+    ),
 }
 
 
@@ -212,7 +215,7 @@ BAD_TRAINING = {
     "not json": (["--data.train", "[broken]"], r"broken\.jsonl:2: not a line of JSON"),
     "missing manifest": (["--data.train", "[moon]"], r"moon\.jsonl: no such manifest"),
     "missing tokeniser": (["--data.tokenizer", "{tmp}/absent.model"], "no such tokeniser"),
-    "missing checkpoint": (["--resume", "{tmp}/absent.ckpt"], "absent.ckpt: no such file"),
+    "missing checkpoint": (["--resume", "{tmp}/absent.ckpt"], "absent.ckpt: no such checkpoint"),
     "bad checkpoint": (["--resume", "{tmp}/broken.jsonl"], "broken.jsonl"),
     "heads": (["--encoder.heads", "5"], "--encoder.dim 96 is not a multiple of --encoder.heads 5"),
     "positions": (["--positions", "relative"], "--positions relative: this attention takes rotary"),

@@ -3,6 +3,8 @@
 import math
 import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -123,21 +125,23 @@ class BeamPool:
     def __enter__(self) -> "BeamPool":
         # "spawn": a fork would copy torch's threads in whatever state they are.
         context = multiprocessing.get_context("spawn")
-        self._pool = context.Pool(self._jobs, _start_worker, self._arguments)
+        self._pool = ProcessPoolExecutor(self._jobs, context, _start_worker, self._arguments)
         return self
 
     def __exit__(self, *_) -> None:
-        self._pool.terminate()
-        self._pool.join()
+        self._pool.shutdown(cancel_futures=True)
 
     def decode(
         self, posteriors: Sequence[np.ndarray], lm_weight: float, word_score: float, show: str = ""
     ) -> list[str]:
         """Decode every utterance; ``show`` names a progress bar."""
         tasks = ((item, lm_weight, word_score) for item in posteriors)
-        results = self._pool.imap(_decode_task, tasks, chunksize=4)
-        bar = tqdm(results, total=len(posteriors), desc=show, unit="utt", leave=False, disable=not show)
-        return list(bar)
+        try:
+            results = self._pool.map(_decode_task, tasks, chunksize=4)
+            bar = tqdm(results, total=len(posteriors), desc=show, unit="utt", leave=False, disable=not show)
+            return list(bar)
+        except BrokenProcessPool:
+            raise UserError("a beam-search process died (out of memory?); try fewer --jobs") from None
 
 
 def check_vocabulary(lm_path: str | Path, tokenizer: Tokenizer) -> None:

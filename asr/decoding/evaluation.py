@@ -14,6 +14,7 @@ from tqdm import tqdm
 from asr.data import FixedBatches, SpeechDataset, collate, make_batches
 from asr.decoding.beam import BeamPool
 from asr.decoding.greedy import greedy
+from asr.errors import UserError
 from asr.files import atomic_write
 from asr.manifest import Utterance
 from asr.model import Model
@@ -74,7 +75,13 @@ def compute_posteriors(
     found: list[np.ndarray | None] = [None] * len(utterances)
     with tqdm(total=len(utterances), desc=show, unit="utt", leave=False) as bar:
         for indices, batch in zip(batches, loader, strict=True):
-            log_probs, lengths = model(batch.waveforms.to(device), batch.lengths.to(device))
+            try:
+                log_probs, lengths = model(batch.waveforms.to(device), batch.lengths.to(device))
+            except torch.OutOfMemoryError:
+                raise UserError(
+                    f"--batch-seconds {batch_seconds:g}: too little GPU memory for {batch.ids[-1]} and its "
+                    "batch; lower it"
+                ) from None
             for index, row, length in zip(indices, log_probs.cpu().numpy(), lengths.tolist(), strict=True):
                 found[index] = row[:length].copy()  # a view would keep the whole batch
             bar.update(len(indices))

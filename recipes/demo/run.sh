@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
-# The whole path in minutes on two CPU cores: synthetic speech -> tokeniser -> training -> n-gram LM ->
+# The whole path in minutes on two CPU cores: synthetic speech -> tokeniser -> n-gram LM -> training ->
 # decoding -> table of word error rates. The speech is made by espeak-ng: it shows that everything works
 # and says nothing about recognising people.
 #
 #   bash recipes/demo/run.sh [--attention mala|linear|softmax] [--stage K] [--stop-stage K] [--out DIR]
-#                            [-- OPTIONS OF train.py]
+#        [--data-root DIR] [-- OPTIONS OF train.py]
+#
+# --data-root DIR   where the corpus is made (default data/demo).
 #
 # Stages: 0 corpus, 1 tokeniser, 2 language model, 3 training, 4 decoding.
-# --data-root DIR reads or writes the corpus there instead of data/demo.
 
-source "$(dirname "${BASH_SOURCE[0]}")/../stages.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
 data=${data_root:-data/demo}
 out=${out:-exp/demo/$attention}
+training=(--config recipes/demo/conformer_xs.yaml --attention "$attention" --out "$out"
+  --data.folder "$data" --data.tokenizer "$data/tokenizer.model" --resume auto)
+check_training "${training[@]}"
 
 stage 0 "synthetic corpus" "$data/.corpus.done" python -m data_prep.synthetic --out "$data"
 stage 1 "tokeniser" "$data/.tokenizer.done" \
@@ -20,8 +24,7 @@ stage 1 "tokeniser" "$data/.tokenizer.done" \
 stage 2 "language model" "$data/.lm.done" \
   python -m asr.lm --text "$data/lm.txt" --order 3 --out "$data/3gram.bin" --dev "$data/dev.jsonl"
 stage 3 "training" "$out/.training.done" \
-  python train.py --config recipes/demo/conformer_xs.yaml --attention "$attention" --out "$out" \
-  --data.folder "$data" --data.tokenizer "$data/tokenizer.model" --resume auto "${train_options[@]}"
+  python train.py "${training[@]}" "${train_options[@]+"${train_options[@]}"}"
 stage 4 "decoding" "$out/.decoding.done" \
   python decode.py --checkpoint "$out/checkpoints/last.ckpt" --attention "$attention" \
   --data "$data" --splits test --lm "$data/3gram.bin" --out "$out/results"

@@ -1,36 +1,49 @@
 #!/usr/bin/env bash
-# Mini LibriSpeech: 5.3 hours of read speech (OpenSLR 31), trained on one GPU (--size s) or, to see it work, on a CPU (--size xs).
+# Mini LibriSpeech: 5.3 hours of read speech (OpenSLR 31), for one GPU (--size s) or, to see every stage
+# work on real speech, a CPU (--size xs).
 #
 #   bash recipes/mini_librispeech/run.sh [--attention mala|linear|softmax] [--size s|xs]
-#        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--out DIR] [-- OPTIONS OF train.py]
+#        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--out DIR] [--skip-bad]
+#        [-- OPTIONS OF train.py]
 #
-# --data-root DIR   a folder with train-clean-5 and a dev-clean-* split in LibriSpeech's layout; without
-#                   it the corpus is downloaded from OpenSLR (0.46 GB) to data/downloads.
+# --data-root DIR   a folder in LibriSpeech's layout with train-clean-5 and dev-clean-2 (or dev-clean-half,
+#                   or dev-clean); without it the corpus is downloaded from OpenSLR (0.46 GB).
 # --lm-text FILE    text for 3-gram and 4-gram LMs, plain, .gz or .xz, one sentence a line; without it
 #                   LibriSpeech's own pruned 3-gram is downloaded from OpenSLR 11.
+# --skip-bad        leave recordings out that cannot be read, and list them, rather than stop.
 #
 # Stages: 0 corpus, 1 tokeniser, 2 language models, 3 training, 4 decoding.
 # The corpus has no test set: half of the dev speakers are for validation and tuning (dev), the other half
 # for the table (test).
 
-source "$(dirname "${BASH_SOURCE[0]}")/../stages.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
 data=data/mini_librispeech
 out=${out:-exp/mini_librispeech/$attention-$size}
 config=recipes/mini_librispeech/conformer_$size.yaml
 [ -f "$config" ] || die "--size $size: choose s or xs"
+training=(--config "$config" --attention "$attention" --out "$out" --training.devices "$devices" --resume auto)
+check_training "${training[@]}"
 
 corpus() {
-  local source=(--root "$data_root")
-  [ -n "$data_root" ] || source=(--root data/downloads --download mini)
-  python -m data_prep.librispeech "${source[@]}" --out "$data" --convert wav
-  python -m data_prep.halve --manifest "$data"/dev-clean-*.jsonl --out "$data/dev.jsonl" "$data/test.jsonl"
+  local dev=dev-clean-2 source=(--root data/downloads --download mini)
+  if [ -n "$data_root" ]; then
+    source=(--root "$data_root")
+    for dev in dev-clean-2 dev-clean-half dev-clean; do
+      if [ -d "$data_root/$dev" ] || [ -d "$data_root/LibriSpeech/$dev" ]; then break; fi
+    done
+  fi
+  python -m data_prep.librispeech "${source[@]}" --splits train-clean-5 "$dev" --out "$data" --convert wav \
+    "${skip_bad[@]+"${skip_bad[@]}"}"
+  python -m data_prep.halve --manifest "$data/$dev.jsonl" --out "$data/dev.jsonl" "$data/test.jsonl"
 }
 
 language_models() {
+  rm -f "$data"/?gram.bin "$data"/?gram.bin.words
   if [ -z "$lm_text" ]; then
     python -m data_prep.openslr_lm --which 3-gram.pruned.1e-7 --out data/downloads
-    python -m asr.lm --arpa data/downloads/3-gram.pruned.1e-7.arpa.gz --out "$data/3gram.bin" --dev "$data/dev.jsonl"
+    python -m asr.lm --arpa data/downloads/3-gram.pruned.1e-7.arpa.gz --out "$data/3gram.bin" \
+      --dev "$data/dev.jsonl"
     return
   fi
   for order in 3 4; do
@@ -40,7 +53,6 @@ language_models() {
 
 decoding() {
   for lm in "$data"/?gram.bin; do
-    echo "$(basename "$lm" .bin):"
     python decode.py --checkpoint "$out/checkpoints/best.ckpt" --attention "$attention" --data "$data" \
       --splits dev test --tune-on dev --lm "$lm" --out "$out/results/$(basename "$lm" .bin)"
   done
@@ -51,6 +63,6 @@ stage 1 "tokeniser" "$data/.tokenizer.done" \
   python -m asr.tokenizer --manifest "$data/train-clean-5.jsonl" --pieces 256 --out "$data/tokenizer.model"
 stage 2 "language models" "$data/.lm.done" language_models
 stage 3 "training" "$out/.training.done" \
-  python train.py --config "$config" --attention "$attention" \
-  --out "$out" --resume auto "${train_options[@]}"
+  python train.py "${training[@]}" "${train_options[@]+"${train_options[@]}"}"
 stage 4 "decoding" "$out/.decoding.done" decoding
+[ "$stop_stage" -lt 4 ] || tail -n +1 "$out"/results/*/table.txt

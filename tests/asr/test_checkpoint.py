@@ -36,6 +36,8 @@ def checkpoint(tokenizer, tmp_path):
     content = {
         "state_dict": {f"model.{name}": value for name, value in model.state_dict().items()},
         "recipe": pack_recipe(CONFIG, tokenizer),
+        "global_step": 0,
+        "training": {},
     }
     path = tmp_path / "model.ckpt"
     AtomicCheckpointIO().save_checkpoint(content, path)
@@ -89,7 +91,7 @@ def test_other_pytorch_files_are_told_apart(tmp_path):
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="but not a checkpoint of"):
         read_checkpoint(tmp_path / "other.pt")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no such checkpoint"):
         read_checkpoint(tmp_path / "absent.pt")
 
 

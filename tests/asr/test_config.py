@@ -48,7 +48,7 @@ def test_model_configuration_survives_as_plain_values(attention):
     [
         (["--attention", "nope"], "--attention nope: unknown; choose one of softmax, linear, mala"),
         (["--training.steps", "many"], "training.steps"),
-        (["--training.steps", "0"], "--training.steps 0: must be positive"),
+        (["--training.steps", "0"], "--training.steps 0: out of range"),
         (["--mala.form", "eq99"], "mala.form"),
         (["--no-such-option", "1"], "no-such-option"),
         (["--config", "absent.yaml"], "absent.yaml"),

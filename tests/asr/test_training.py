@@ -95,11 +95,11 @@ def test_schedules():
     assert [lr_factor(step, cosine) for step in (9, 10, 55, 100)] == pytest.approx([1, 1, 0.5, 0])
 
 
-def test_the_loss_falls(run, tmp_path):
+def test_the_loss_falls(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = run("--training.steps", "60", "--training.validate_every", "60", "--training.peak_lr", "5e-3")
+    folder = run("--training.steps", "200", "--training.validate_every", "200", "--training.peak_lr", "5e-3")
     events = EventAccumulator(str(folder / "logs"))
     events.Reload()
     losses = [event.value for event in events.Scalars("train_loss")]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0] < 10
