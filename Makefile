@@ -6,10 +6,10 @@ ATTENTION ?= mala
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c '$(SUPPORTED)' >/dev/null 2>&1 && echo $$p && break; done)
-BIN := $(CURDIR)/.venv/bin
+BIN := .venv/bin
 READY := .venv/.ready
 export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: demo test lint format environment clean
 
@@ -32,7 +32,7 @@ environment: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; set PYTHON=/path/to/it" >&2; exit 1; }
 	@echo "setting up .venv (about 4.8 GB, a minute or two on a fast connection)"
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { echo "error: on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv==0.13.8
 	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m asr.kenlm_tools

@@ -68,8 +68,10 @@ class Tokenizer:
 def train_tokenizer(texts: list[str], pieces: int, kind: str = "unigram") -> bytes:
     """Train SentencePiece on ``texts``; returns the serialised model.
 
+    It has ``pieces`` pieces, or fewer where the text does not support so many.
+
     Raises:
-        UserError: the text does not support so many pieces.
+        UserError: too few pieces for the alphabet, or too many for BPE on this text.
     """
     model = io.BytesIO()
     try:
@@ -82,8 +84,8 @@ def train_tokenizer(texts: list[str], pieces: int, kind: str = "unigram") -> byt
             normalization_rule_name="identity",
             bos_id=-1,
             eos_id=-1,
-            # A character-level vocabulary is as large as the alphabet, whatever was asked for.
-            hard_vocab_limit=kind != "char",
+            # Little text supports few pieces: take what there is. (BPE has no such way.)
+            hard_vocab_limit=kind == "bpe",
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -114,6 +116,8 @@ def main() -> None:
     atomic_write(args.out, tokenizer.model)
     count = sum(len(tokenizer.encode(text)) for text in texts)
     words = sum(len(text.split()) for text in texts)
+    if tokenizer.pieces != args.pieces:
+        print(f"the text supports {tokenizer.pieces} pieces, not --pieces {args.pieces}")
     print(f"{args.out}: {tokenizer.pieces} pieces, {count / max(words, 1):.2f} pieces a word")
 
 

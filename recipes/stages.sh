@@ -18,6 +18,7 @@ data_root=
 lm_text=
 size=s
 out=
+data=
 devices=1
 skip_bad=()
 train_options=()
@@ -56,7 +57,7 @@ parse_options() {
         train_options=("$@")
         break
         ;;
-      --attention | --stage | --stop-stage | --data-root | --lm-text | --size | --out | --devices)
+      --attention | --stage | --stop-stage | --data-root | --lm-text | --size | --data | --out | --devices)
         [ $# -ge 2 ] || die "$1 wants a value (see --help)"
         case "$1" in
           --attention) attention=$2 ;;
@@ -65,6 +66,7 @@ parse_options() {
           --data-root) data_root=$(from_caller "$2") ;;
           --lm-text) lm_text=$(from_caller "$2") ;;
           --size) size=$2 ;;
+          --data) data=$(from_caller "$2") ;;
           --out) out=$(from_caller "$2") ;;
           --devices) devices=$2 ;;
         esac
@@ -87,7 +89,7 @@ check_training() {
 stage() {
   local number=$1 name=$2 marker=$3
   shift 3
-  local signature="$* | $data_root | $lm_text" previous=$previous_marker
+  local signature="$* | $data_root | $lm_text | $data" previous=$previous_marker
   previous_marker=$marker
   [ "$number" -ge "${first_stage:-0}" ] && [ "$number" -le "$stop_stage" ] || return 0
   if [ -z "$first_stage" ] && [ -e "$marker" ] && ! [ "$previous" -nt "$marker" ] &&

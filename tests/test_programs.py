@@ -1,5 +1,6 @@
 """The whole path as a user runs it, in miniature, and what it says to bad input."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -35,8 +36,17 @@ def data(corpus, tmp_path_factory):
     """A copy of the miniature corpus that stages may write to."""
     folder = tmp_path_factory.mktemp("data") / "demo"
     shutil.copytree(corpus, folder)
-    (folder / ".corpus.done").touch()
-    (folder / ".tokenizer.done").touch()  # made with fewer pieces than the demo's
+    test = read_manifest(folder / "test.jsonl")
+    write_manifest(folder / "all.jsonl", [*read_manifest(folder / "dev.jsonl"), *test])
+    write_manifest(folder / "silent.jsonl", [dataclasses.replace(item, text="") for item in test])
+    # As if the recipe had made them: its own corpus is larger, and its tokeniser has more pieces.
+    commands = {
+        "corpus": f"python -m data_prep.synthetic --out {folder}",
+        "tokenizer": f"python -m asr.tokenizer --manifest {folder}/train.jsonl --pieces 128 "
+        f"--out {folder}/tokenizer.model",
+    }
+    for name, command in commands.items():
+        (folder / f".{name}.done").write_text(f"{command} |  |  | {folder}\n")
     return folder
 
 
@@ -44,7 +54,7 @@ def data(corpus, tmp_path_factory):
 def finished(data, tmp_path_factory):
     """A run of the demo's recipe on the miniature corpus."""
     out = tmp_path_factory.mktemp("exp") / "mala"
-    done = bash("recipes/demo/run.sh", "--data-root", data, "--out", out, "--", *TINY)
+    done = bash("recipes/demo/run.sh", "--data", data, "--out", out, "--", *TINY)
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -71,21 +81,101 @@ def test_recipe_goes_from_corpus_to_table(finished, data):
         assert len((out / "results" / name).read_text().splitlines()) == 10
 
 
+def librispeech_tree(corpus, root, splits) -> None:
+    """The miniature corpus in LibriSpeech's own layout, under LibriSpeech's split names."""
+    for split, source in splits.items():
+        for number, item in enumerate(read_manifest(corpus / f"{source}.jsonl")):
+            chapter = root / "LibriSpeech" / split / str(number % 4 + 1) / "10"
+            chapter.mkdir(parents=True, exist_ok=True)
+            name = f"{number % 4 + 1}-10-{number:04d}"
+            shutil.copy(item.audio, chapter / f"{name}.wav")
+            with (chapter / f"{number % 4 + 1}-10.trans.txt").open("a") as file:
+                file.write(f"{name} {item.text}\n")
+
+
+RECIPES = {
+    "mini_librispeech": (
+        {"train-clean-5": "train", "dev-clean-2": "test"},
+        ["3gram", "4gram"],
+        ["dev", "test"],
+    ),
+    "librispeech": (
+        {"train-clean-100": "train", "train-clean-360": "dev", "train-other-500": "dev"}
+        | {"dev-clean": "dev", "dev-other": "dev", "test-clean": "test", "test-other": "test"},
+        ["4gram"],
+        ["dev-clean", "dev-other", "test-clean", "test-other"],
+    ),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_librispeech_recipes_in_miniature(recipe, corpus, tmp_path):
+    splits, models, decoded = RECIPES[recipe]
+    librispeech_tree(corpus, tmp_path, splits)
+    options = ["--data-root", tmp_path, "--data", tmp_path / "data", "--out", tmp_path / "exp"]
+    options += ["--lm-text", corpus / "lm.txt", "--attention", "linear", "--", *TINY, "--data.workers", "0"]
+    done = bash(f"recipes/{recipe}/run.sh", *options)
+    assert done.returncode == 0, done.stderr
+    for model in models:
+        folder = tmp_path / "exp" / "results"
+        folder = folder if len(models) == 1 else folder / model
+        results = json.loads((folder / "wer.json").read_text())
+        assert results["attention"] == "linear"
+        assert [(row["split"], row["lm"]) for row in results["rows"]] == [
+            (split, lm) for split in decoded for lm in ("none", model)
+        ]
+        assert not any(split.startswith("test") for split in results["tuned_on"])
+
+
 def test_recipe_run_again_does_nothing_twice(finished, data):
     out, _ = finished
-    again = bash("recipes/demo/run.sh", "--data-root", data, "--out", out, "--", *TINY)
+    again = bash("recipes/demo/run.sh", "--data", data, "--out", out, "--", *TINY)
     assert again.returncode == 0
     assert again.stdout.count("done before") == 5
-    only = bash("recipes/demo/run.sh", "--data-root", data, "--out", out, "--stage", "1", "--stop-stage", "0")
+    only = bash("recipes/demo/run.sh", "--data", data, "--out", out, "--stage", "1", "--stop-stage", "0")
     assert only.returncode == 0 and only.stdout == ""
 
 
-def test_recipe_stops_at_a_stage_that_fails(data, tmp_path):
-    done = bash("recipes/demo/run.sh", "--data-root", data, "--out", tmp_path / "x", "--attention", "nope")
-    assert done.returncode == 1
-    assert "error: --attention nope: unknown; choose one of" in done.stderr
-    assert "error: stage 3 (training) failed" in done.stderr
+@pytest.mark.parametrize("options", [["--attention", "nope"], ["--", "--training.stesp", "4"]])
+def test_recipe_checks_its_options_before_its_first_stage(tmp_path, options):
+    done = bash("recipes/demo/run.sh", "--data", tmp_path / "x", "--out", tmp_path / "x", *options)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+STAGES = """
+source {root}/recipes/stages.sh
+parse_options "$@"
+two_commands() {{ test -e {folder}/fuel; echo "second command"; }}
+stage 0 "first" {folder}/first.done echo "first command"
+stage 1 "second" {folder}/second.done two_commands
+stage 2 "third" {folder}/third.done echo "third command $lm_text"
+"""
+
+
+def test_stages_run_once_in_order_and_stop_at_a_failure(tmp_path):
+    script = tmp_path / "a folder" / "run.sh"
+    script.parent.mkdir()
+    script.write_text(STAGES.format(root=ROOT, folder=tmp_path))
+    failed = bash(script)
+    assert failed.returncode == 1 and "second command" not in failed.stdout
+    assert failed.stderr == "error: stage 1 (second) failed; run the recipe again to go on from here\n"
+    (tmp_path / "fuel").touch()
+    after = bash(script).stdout
+    assert "first: done before" in after and "second command" in after and "third command" in after
+    assert bash(script).stdout.count("done before") == 3
+    # With other options a stage was not "done before".
+    assert "third command /words" in bash(script, "--lm-text", "/words").stdout
+    # A stage done again makes those behind it old.
+    bash(script, "--lm-text", "/words", "--stage", "0", "--stop-stage", "0")
+    assert bash(script, "--lm-text", "/words").stdout.count("done before") == 1
+
+
+def test_recipes_run_from_any_folder(tmp_path):
+    script = ROOT / "recipes" / "demo" / "run.sh"
+    done = subprocess.run(["bash", script, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "Stages: 0 corpus" in done.stdout and done.stderr == ""
 
 
 @pytest.mark.parametrize("recipe", ["demo", "mini_librispeech", "librispeech"])
@@ -158,10 +248,13 @@ BAD_DECODING = {
     "missing split": (["--splits", "test-moon"], "test-moon.jsonl: no such manifest"),
     "other attention": (["--attention", "linear"], "was trained with mala"),
     "other tokeniser": (["--tokenizer", "{tmp}/other.model"], "trained with another tokeniser"),
-    "half of the weights": (
-        ["--lm", "{data}/3gram.bin", "--lm-weight", "1"],
-        "--lm-weight and --word-score go together",
+    "half of the weights": (["--lm", "{data}/3gram.bin", "--lm-weight", "1"], "--word-score go together"),
+    "weights without lm": (["--lm-weight", "1", "--word-score", "1"], "--lm-weight wants --lm"),
+    "dev that holds test": (
+        ["--lm", "{data}/3gram.bin", "--tune-on", "all"],
+        "test shares utterances with all",
     ),
+    "nothing to score": (["--splits", "silent"], r"silent\.jsonl: no utterance has a word"),
 }
 
 

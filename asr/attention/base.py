@@ -62,7 +62,7 @@ class SelfAttention(nn.Module):
             (B, N, D) in x's dtype; what stands on invalid frames is finite and means nothing.
         """
         q, k, v = self.project(x)
-        # bf16 loses linear attention's small differences (DESIGN: 0.31 relative error): core in fp32.
+        # bf16 loses the small differences that linear attention lives on: the core is in fp32.
         with torch.autocast(x.device.type, enabled=False):
             y = self.core(_at_least_fp32(q), _at_least_fp32(k), _at_least_fp32(v), valid)
         return self.output(y.transpose(1, 2).flatten(2).to(x.dtype))

@@ -4,15 +4,15 @@
 # and says nothing about recognising people.
 #
 #   bash recipes/demo/run.sh [--attention mala|linear|softmax] [--stage K] [--stop-stage K] [--out DIR]
-#        [--data-root DIR] [-- OPTIONS OF train.py]
+#        [--data DIR] [-- OPTIONS OF train.py]
 #
-# --data-root DIR   where the corpus is made (default data/demo).
+# --data DIR   where the corpus is made (default data/demo).
 #
 # Stages: 0 corpus, 1 tokeniser, 2 language model, 3 training, 4 decoding.
 
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
-data=${data_root:-data/demo}
+data=${data:-${data_root:-data/demo}}
 out=${out:-exp/demo/$attention}
 training=(--config recipes/demo/conformer_xs.yaml --attention "$attention" --out "$out"
   --data.folder "$data" --data.tokenizer "$data/tokenizer.model" --resume auto)

@@ -3,25 +3,27 @@
 # test-clean and test-other.
 #
 #   bash recipes/librispeech/run.sh [--attention mala|linear|softmax] [--size s|m|l] [--devices N]
-#        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--out DIR] [--skip-bad]
-#        [-- OPTIONS OF train.py]
+#        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
+#        [--skip-bad] [-- OPTIONS OF train.py]
 #
 # --data-root DIR   LibriSpeech in its own layout; without it all seven archives are downloaded from
 #                   OpenSLR 12 (61 GB, and as much again unpacked) to data/downloads.
 # --lm-text FILE    build the 4-gram from this text; without it OpenSLR 11's 4-gram is downloaded.
 # --devices N       GPUs. Each takes the configuration's seconds of audio a batch: with N of them, give
 #                   -- --training.accumulate, or --training.seconds, N times smaller for the same step.
+# --data DIR        where manifests, tokeniser and language models go (default data/librispeech).
 # --skip-bad        leave recordings out that cannot be read, and list them, rather than stop.
 #
 # Stages: 0 corpus, 1 tokeniser, 2 language model, 3 training, 4 decoding.
 
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
-data=data/librispeech
+data=${data:-data/librispeech}
 out=${out:-exp/librispeech/$attention-$size}
 config=recipes/librispeech/conformer_$size.yaml
 [ -f "$config" ] || die "--size $size: choose one of s, m, l"
-training=(--config "$config" --attention "$attention" --out "$out" --training.devices "$devices" --resume auto)
+training=(--config "$config" --attention "$attention" --out "$out" --training.devices "$devices"
+  --data.folder "$data" --data.tokenizer "$data/tokenizer.model" --resume auto)
 check_training "${training[@]}"
 
 corpus() {

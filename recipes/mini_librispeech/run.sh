@@ -3,13 +3,14 @@
 # work on real speech, a CPU (--size xs).
 #
 #   bash recipes/mini_librispeech/run.sh [--attention mala|linear|softmax] [--size s|xs]
-#        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--out DIR] [--skip-bad]
-#        [-- OPTIONS OF train.py]
+#        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
+#        [--skip-bad] [-- OPTIONS OF train.py]
 #
 # --data-root DIR   a folder in LibriSpeech's layout with train-clean-5 and dev-clean-2 (or dev-clean-half,
 #                   or dev-clean); without it the corpus is downloaded from OpenSLR (0.46 GB).
 # --lm-text FILE    text for 3-gram and 4-gram LMs, plain, .gz or .xz, one sentence a line; without it
 #                   LibriSpeech's own pruned 3-gram is downloaded from OpenSLR 11.
+# --data DIR        where manifests, tokeniser and language models go (default data/mini_librispeech).
 # --skip-bad        leave recordings out that cannot be read, and list them, rather than stop.
 #
 # Stages: 0 corpus, 1 tokeniser, 2 language models, 3 training, 4 decoding.
@@ -18,11 +19,12 @@
 
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
-data=data/mini_librispeech
+data=${data:-data/mini_librispeech}
 out=${out:-exp/mini_librispeech/$attention-$size}
 config=recipes/mini_librispeech/conformer_$size.yaml
 [ -f "$config" ] || die "--size $size: choose s or xs"
-training=(--config "$config" --attention "$attention" --out "$out" --training.devices "$devices" --resume auto)
+training=(--config "$config" --attention "$attention" --out "$out" --training.devices "$devices"
+  --data.folder "$data" --data.tokenizer "$data/tokenizer.model" --resume auto)
 check_training "${training[@]}"
 
 corpus() {

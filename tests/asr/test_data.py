@@ -16,6 +16,7 @@ from asr.data import (
     split_trainable,
     write_excluded,
 )
+from asr.errors import UserError
 from asr.manifest import Utterance
 from asr.tokenizer import Tokenizer, train_tokenizer
 
@@ -61,6 +62,7 @@ def test_what_cannot_be_trained_on_is_told_by_cause(tokenizer, tmp_path):
         utterance("long", 30.0, "AB"),
         utterance("empty", 1.0, "  "),
         utterance("crowded", 0.3, "ABBA BAB ABBA"),
+        utterance("strange", 2.0, "ab ba"),
     ]
     kept, excluded = split_trainable(items, tokenizer, max_seconds=20, fastest=1.1)
     assert [item.id for item in kept] == ["good"]
@@ -68,11 +70,12 @@ def test_what_cannot_be_trained_on_is_told_by_cause(tokenizer, tmp_path):
         "long": "too long",
         "empty": "empty text",
         "crowded": "more tokens than frames",
+        "strange": "letters that the tokeniser lacks",
     }
     told = write_excluded(tmp_path / "excluded.jsonl", excluded)
-    assert told == "1 empty text, 1 more tokens than frames, 1 too long"
+    assert told == "1 empty text, 1 letters that the tokeniser lacks, 1 more tokens than frames, 1 too long"
     lines = (tmp_path / "excluded.jsonl").read_text().splitlines()
-    assert [json.loads(line)["id"] for line in lines] == ["long", "empty", "crowded"]
+    assert [json.loads(line)["id"] for line in lines] == ["long", "empty", "crowded", "strange"]
 
 
 def test_batches_are_padded_with_zeros(tokenizer, tmp_path):
@@ -87,3 +90,11 @@ def test_batches_are_padded_with_zeros(tokenizer, tmp_path):
     assert (batch.waveforms[0, 3000:] == 0).all() and batch.waveforms[0, :3000].min() > 0.49
     assert batch.targets[0, : batch.target_lengths[0]].tolist() == tokenizer.encode("AB")
     assert batch.seconds == pytest.approx(0.5)
+
+
+def test_a_manifest_that_lies_about_a_duration_is_named(tokenizer, tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, torch.zeros(8000).numpy(), 16_000)
+    dataset = SpeechDataset([Utterance("a", str(path), 9.0, "AB", "s")], tokenizer)
+    with pytest.raises(UserError, match=r"a\.wav: 0\.50 s long, but 9\.00 s in its manifest"):
+        dataset[0]

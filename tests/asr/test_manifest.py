@@ -13,10 +13,10 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 NAME = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1)
 UTTERANCE = st.builds(
     Utterance,
-    id=TEXT,
+    id=TEXT.filter(lambda id: len(id.split()) == 1 and id == id.strip()),
     audio=NAME.filter(lambda name: name not in (".", "..")),
     duration=st.floats(min_value=1e-3, max_value=1e6),
-    text=TEXT,
+    text=TEXT.filter(lambda text: not {"\n", "\r"} & set(text)),
     speaker=TEXT,
 )
 
@@ -57,6 +57,11 @@ GOOD = {"id": "1", "audio": "1.wav", "duration": 1.0, "text": "HI", "speaker": "
         (json.dumps({**GOOD, "duration": 0}), "not positive"),
         (json.dumps({**GOOD, "duration": float("nan")}), "not positive"),
         (json.dumps({**GOOD, "id": "0"}), "appears twice"),
+        (json.dumps({**GOOD, "duration": float("inf")}), "not positive and finite"),
+        (json.dumps({**GOOD, "id": "a b"}), "empty or holds a blank"),
+        (json.dumps({**GOOD, "text": "ONE\nTWO"}), "several lines"),
+        ("[" * 100_000, "not a line of JSON"),
+        ("9" * 5000, "not a line of JSON"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, complaint):
@@ -86,3 +91,10 @@ def test_a_failed_write_leaves_the_old_manifest(tmp_path):
         write_manifest(tmp_path / "a.jsonl", broken())
     assert read_manifest(tmp_path / "a.jsonl") == old
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_another_encoding_is_named(tmp_path):
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes('{"text": "ÉTÉ"}'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.jsonl: not UTF-8 text"):
+        read_manifest(path)

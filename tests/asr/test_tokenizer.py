@@ -27,9 +27,14 @@ def test_training_is_reproducible():
     assert train_tokenizer(TEXTS, 24) == train_tokenizer(TEXTS, 24)
 
 
-def test_too_many_pieces_is_one_line_of_advice():
-    with pytest.raises(UserError, match=r"--pieces 5000 does not suit this text: .*<= ") as error:
-        train_tokenizer(TEXTS, 5000)
+def test_little_text_gets_fewer_pieces():
+    assert 10 < Tokenizer(train_tokenizer(TEXTS, 5000)).pieces < 100
+
+
+@pytest.mark.parametrize(("pieces", "kind"), [(5000, "bpe"), (3, "unigram")])
+def test_impossible_sizes_are_one_line_of_advice(pieces, kind):
+    with pytest.raises(UserError, match=f"--pieces {pieces} does not suit this text: ") as error:
+        train_tokenizer(TEXTS, pieces, kind)
     assert "\n" not in str(error.value)
 
 

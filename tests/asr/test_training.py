@@ -7,7 +7,8 @@ import torch
 from asr.checkpoint import read_checkpoint
 from asr.config import TrainingConfig, parse_config
 from asr.errors import UserError
-from asr.training import lr_factor, train
+from asr.files import locked
+from asr.training import TrainingTask, lr_factor, train
 
 TINY = """
 attention: mala
@@ -73,6 +74,43 @@ def test_a_checkpoint_of_another_attention_is_refused(run):
     run()
     with pytest.raises(UserError, match="trained with attention mala, but this run asks for softmax"):
         run("--resume", "auto", "--attention", "softmax")
+
+
+@pytest.mark.parametrize("option", ["seed", "seconds", "peak_lr"])
+def test_options_that_a_resumed_run_cannot_change_are_refused(run, option):
+    run()
+    with pytest.raises(UserError, match=f"--training.{option} 9.*: .*last.ckpt was trained with"):
+        run("--resume", "auto", f"--training.{option}", "9")
+
+
+def test_last_is_the_last_even_where_dev_gets_worse(run, monkeypatch):
+    """best stays behind; last, which a resumed run starts from, does not."""
+    rates = iter([50.0, 60.0, 70.0])
+
+    def worse(task):
+        task.log("dev_wer", next(rates))
+
+    monkeypatch.setattr(TrainingTask, "on_validation_epoch_end", worse)
+    folder = run("--training.validate_every", "2")
+    assert last(folder)["global_step"] == 6
+    assert read_checkpoint(folder / "checkpoints" / "best.ckpt")["global_step"] == 2
+
+
+def test_two_runs_in_one_folder_are_refused(run, tmp_path):
+    with (
+        locked(tmp_path / "run" / "checkpoints"),
+        pytest.raises(UserError, match="another program is at work on it"),
+    ):
+        run()
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_leftovers_of_a_killed_run_are_removed(run, tmp_path):
+    leftover = tmp_path / "run" / "checkpoints" / ".last.ckpt.123.tmp"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"half")
+    run()
+    assert not leftover.exists()
 
 
 def test_utterances_left_out_are_listed(run, corpus, tmp_path, capsys):
