@@ -2,11 +2,10 @@
 
     python decode.py --checkpoint exp/demo/mala/checkpoints/best.ckpt --data data/demo --splits test \\
         --lm data/demo/3gram.bin --out exp/demo/mala/results
-    python decode.py --checkpoint best.ckpt --audio a.flac b.wav
-    python decode.py --checkpoint best.ckpt --audio a.flac --lm 3gram.bin --lm-weight 0.6 --word-score 1
+    python decode.py --checkpoint best.ckpt --audio a.flac b.wav [--lm 3gram.bin]
 
 With --lm, LM weight and word score are tuned on a dev split first, unless both are given. They are never
-tuned on a split named test*.
+tuned on a split named test*. With --audio there is nothing to tune on: take the ones in wer.json.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from asr.decoding.evaluation import (
     pool_posteriors,
     write_results,
 )
-from asr.decoding.tuning import check_dev, tune
+from asr.decoding.tuning import UNTUNED, check_dev, tune
 from asr.errors import UserError, run_program
 from asr.manifest import Utterance, read_manifest
 from asr.model import Model
@@ -122,8 +121,12 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
         )
         row = decode_greedy("audio", posteriors, recipe.tokenizer)
         if args.lm:
+            weights = (args.lm_weight, args.word_score)
+            if args.lm_weight is None:
+                weights = UNTUNED
+                print(f"LM weight {weights[0]:g}, word score {weights[1]:g}, not tuned", file=sys.stderr)
             with BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs) as pool:
-                row = decode_beam("audio", posteriors, pool, args.lm.stem, args.lm_weight, args.word_score)
+                row = decode_beam("audio", posteriors, pool, args.lm.stem, *weights)
         for utterance, text in zip(utterances, row.hypotheses, strict=True):
             print(f"{utterance.id}: {text}")
     return 1 if failed else 0
@@ -177,8 +180,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError("give either --data with --splits, or --audio")
     if args.data and not (args.splits and args.out):
         raise UserError("--data wants --splits and --out")
-    if args.audio and args.lm and args.lm_weight is None:
-        raise UserError("--audio with --lm wants --lm-weight and --word-score (wer.json has tuned ones)")
     if args.lm_weight is not None and not args.lm:
         raise UserError("--lm-weight wants --lm")
     if args.out and args.out.exists() and not (args.out.is_dir() and os.access(args.out, os.W_OK)):

@@ -131,7 +131,7 @@ def main() -> None:
     context.set_forkserver_preload(["data_prep.synthetic"])
     with context.Pool(args.jobs, torch.set_num_threads, (1,), maxtasksperchild=1) as pool:
         spoken = pool.imap(_speak, lines, chunksize=40)
-        utterances = list(tqdm(spoken, total=len(lines), desc="speaking", unit="utt"))
+        utterances = list(tqdm(spoken, total=len(lines), desc="speaking", unit="utt", disable=None))
     by_id = {utterance.id: utterance for utterance in utterances}
     held_out = {line.text for split in ("dev", "test") for line in splits[split]}
     text = language_model_text(args.lm_sentences, args.seed, held_out)

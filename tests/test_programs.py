@@ -199,9 +199,12 @@ def transcribe(checkpoint, *arguments):
 
 def test_single_recordings_are_transcribed(finished, data, capsys):
     files = [item.audio for item in read_manifest(data / "test.jsonl")][:2]
-    assert transcribe(finished[0] / "checkpoints" / "best.ckpt", "--audio", *files) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(": ")[0].rstrip(":") for line in lines] == files
+    checkpoint = finished[0] / "checkpoints" / "best.ckpt"
+    assert transcribe(checkpoint, "--audio", *files) == 0
+    assert transcribe(checkpoint, "--audio", *files, "--lm", data / "3gram.bin", "--jobs", "1") == 0
+    shown = capsys.readouterr()
+    assert [line.partition(":")[0] for line in shown.out.splitlines()] == files * 2
+    assert shown.err == "LM weight 0.5, word score 1, not tuned\n"
 
 
 def test_one_bad_recording_does_not_stop_the_others(finished, data, tmp_path, capsys):
@@ -275,32 +278,33 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (cut, "truncated|cut short|shorter"),
-        (lambda path: path.write_bytes(b""), "wav"),
-        (Path.unlink, "no such|missing"),
-    ],
-    ids=["truncated", "empty", "gone"],
-)
-def test_audio_that_breaks_after_preparation_is_named(corpus, tmp_path, spoil, message, workers):
+def spoiled(corpus, tmp_path, spoil) -> tuple[list[str], str]:
+    """A copy of the corpus with one recording spoiled: the options to train on it, and the file's name."""
     shutil.copytree(corpus, tmp_path / "data")
     victim = Path(read_manifest(tmp_path / "data" / "train.jsonl")[5].audio)
     spoil(victim)
-    command = [sys.executable, "train.py", "--out", tmp_path / "run", "--data.folder", tmp_path / "data"]
-    command += ["--data.tokenizer", tmp_path / "data" / "tokenizer.model", "--data.workers", workers]
-    done = subprocess.run(
-        [*command, *TINY],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: ") and victim.name in last
+    options = ["--out", str(tmp_path / "run"), "--data.folder", str(tmp_path / "data")]
+    return [*options, "--data.tokenizer", str(tmp_path / "data" / "tokenizer.model"), *TINY], victim.name
+
+
+@pytest.mark.parametrize(
+    "spoil", [cut, lambda path: path.write_bytes(b""), Path.unlink], ids=["cut", "empty", "gone"]
+)
+def test_audio_that_breaks_after_preparation_is_named(corpus, tmp_path, spoil):
+    options, name = spoiled(corpus, tmp_path, spoil)
+    with pytest.raises(UserError, match=name) as error:
+        train(parse_config(options))
+    assert "\n" not in str(error.value)
     assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+def test_audio_that_breaks_in_a_worker_process_is_one_line_too(corpus, tmp_path):
+    options, name = spoiled(corpus, tmp_path, cut)
+    command = [sys.executable, "train.py", *options, "--data.workers", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ") and name in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 BAD_TRAINING = {

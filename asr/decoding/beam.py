@@ -135,10 +135,11 @@ class BeamPool:
         self, posteriors: Sequence[np.ndarray], lm_weight: float, word_score: float, show: str = ""
     ) -> list[str]:
         """Decode every utterance; ``show`` names a progress bar."""
+        quiet = None if show else True  # None: no bar where the output is not a terminal
         tasks = ((item, lm_weight, word_score) for item in posteriors)
         try:
             results = self._pool.map(_decode_task, tasks, chunksize=4)
-            bar = tqdm(results, total=len(posteriors), desc=show, unit="utt", leave=False, disable=not show)
+            bar = tqdm(results, total=len(posteriors), desc=show, unit="utt", leave=False, disable=quiet)
             return list(bar)
         except BrokenProcessPool:
             raise UserError("a beam-search process died (out of memory?); try fewer --jobs") from None

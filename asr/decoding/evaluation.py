@@ -73,7 +73,7 @@ def compute_posteriors(
         SpeechDataset(utterances, tokenizer), batch_sampler=FixedBatches(batches), collate_fn=collate
     )
     found: list[np.ndarray | None] = [None] * len(utterances)
-    with tqdm(total=len(utterances), desc=show, unit="utt", leave=False) as bar:
+    with tqdm(total=len(utterances), desc=show, unit="utt", leave=False, disable=None) as bar:
         for indices, batch in zip(batches, loader, strict=True):
             try:
                 log_probs, lengths = model(batch.waveforms.to(device), batch.lengths.to(device))

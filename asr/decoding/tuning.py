@@ -8,6 +8,7 @@ from asr.errors import UserError
 
 LM_WEIGHTS = (0.2, 0.5, 0.9, 1.4)
 WORD_SCORES = (0.0, 1.0, 2.0, 3.0)
+UNTUNED = (0.5, 1.0)  # where there is no dev set
 
 
 def check_dev(split: str) -> None:
@@ -30,7 +31,7 @@ def tune(wer: Callable[[float, float], float]) -> tuple[float, float, dict[tuple
     """
     tried: dict[tuple[float, float], float] = {}
     points = [(weight, score) for weight in LM_WEIGHTS for score in WORD_SCORES]
-    with tqdm(desc="tuning on dev", total=len(points) + 8, unit="point", leave=False) as bar:
+    with tqdm(desc="tuning on dev", total=len(points) + 8, unit="point", leave=False, disable=None) as bar:
         for weight_step, score_step in ((0.2, 0.5), (0.1, 0.25), (0.0, 0.0)):
             for point in points:
                 if point not in tried and point[0] >= 0:
