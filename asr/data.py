@@ -102,7 +102,7 @@ class SpeechDataset(Dataset):
         waveform = load(utterance.audio, SAMPLE_RATE)
         seconds = len(waveform) / SAMPLE_RATE
         # Batches are sized, and utterances too short for their text found, by the manifest's figure.
-        if abs(seconds - utterance.duration) > 0.1:
+        if abs(seconds - utterance.duration) > 0.02:
             raise UserError(
                 f"{utterance.audio}: {seconds:.2f} s long, but {utterance.duration:.2f} s in its manifest; "
                 "prepare the data again"
