@@ -40,9 +40,11 @@ def read_manifest(path: str | Path) -> list[Utterance]:
         raise UserError(f"{path}: no such manifest; run the data preparation stage first")
     utterances, seen = [], set()
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    # Not splitlines(): a text may hold a line separator of Unicode's.
+    lines = content.removesuffix("\n").split("\n") if content else []
     for number, line in enumerate(lines, 1):
         utterance = _parse(line, f"{path}:{number}", path.parent)
         if utterance.id in seen:

@@ -199,7 +199,7 @@ def examine_all(candidates: list[Candidate], jobs: int) -> list[Utterance | Faul
         try:
             # Small chunks: Ctrl-C waits for those begun. Yet not a million of them.
             results = pool.map(examine, candidates, chunksize=1 + len(candidates) // 20_000)
-            return list(tqdm(results, total=len(candidates), unit="file", desc="decoding"))
+            return list(tqdm(results, total=len(candidates), unit="file", desc="decoding", disable=None))
         except BrokenProcessPool:
             raise UserError(
                 "a process that decodes died (out of memory?); try again with fewer --jobs"

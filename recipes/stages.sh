@@ -24,6 +24,7 @@ skip_bad=()
 train_options=()
 running=
 previous_marker=
+done_before=
 
 die() {
   echo "error: $*" >&2
@@ -95,6 +96,7 @@ stage() {
   if [ -z "$first_stage" ] && [ -e "$marker" ] && ! [ "$previous" -nt "$marker" ] &&
     [ "$(cat "$marker")" = "$signature" ]; then
     echo "stage $number: $name: done before ($marker)"
+    done_before=$number
     return 0
   fi
   echo "stage $number: $name"

@@ -83,13 +83,14 @@ def test_recipe_goes_from_corpus_to_table(finished, data):
 
 def librispeech_tree(corpus, root, splits) -> None:
     """The miniature corpus in LibriSpeech's own layout, under LibriSpeech's split names."""
-    for split, source in splits.items():
+    for place, (split, source) in enumerate(splits.items()):
         for number, item in enumerate(read_manifest(corpus / f"{source}.jsonl")):
-            chapter = root / "LibriSpeech" / split / str(number % 4 + 1) / "10"
+            speaker = 10 * place + number % 4
+            chapter = root / "LibriSpeech" / split / str(speaker) / "10"
             chapter.mkdir(parents=True, exist_ok=True)
-            name = f"{number % 4 + 1}-10-{number:04d}"
+            name = f"{speaker}-10-{number:04d}"
             shutil.copy(item.audio, chapter / f"{name}.wav")
-            with (chapter / f"{number % 4 + 1}-10.trans.txt").open("a") as file:
+            with (chapter / f"{speaker}-10.trans.txt").open("a") as file:
                 file.write(f"{name} {item.text}\n")
 
 

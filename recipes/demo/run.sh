@@ -28,4 +28,4 @@ stage 3 "training" "$out/.training.done" \
 stage 4 "decoding" "$out/.decoding.done" \
   python decode.py --checkpoint "$out/checkpoints/last.ckpt" --attention "$attention" \
   --data "$data" --splits test --lm "$data/3gram.bin" --out "$out/results"
-[ "$stop_stage" -lt 4 ] || cat "$out/results/table.txt"
+[ "$done_before" != 4 ] || cat "$out/results/table.txt"

@@ -56,4 +56,4 @@ stage 4 "decoding" "$out/.decoding.done" \
   python decode.py --checkpoint "$out/checkpoints/best.ckpt" --attention "$attention" --data "$data" \
   --splits dev-clean dev-other test-clean test-other --tune-on dev-clean dev-other \
   --lm "$data/4gram.bin" --out "$out/results"
-[ "$stop_stage" -lt 4 ] || cat "$out/results/table.txt"
+[ "$done_before" != 4 ] || cat "$out/results/table.txt"

@@ -67,4 +67,4 @@ stage 2 "language models" "$data/.lm.done" language_models
 stage 3 "training" "$out/.training.done" \
   python train.py "${training[@]}" "${train_options[@]+"${train_options[@]}"}"
 stage 4 "decoding" "$out/.decoding.done" decoding
-[ "$stop_stage" -lt 4 ] || tail -n +1 "$out"/results/*/table.txt
+[ "$done_before" != 4 ] || tail -n +1 "$out"/results/*/table.txt
