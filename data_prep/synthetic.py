@@ -128,7 +128,7 @@ def main() -> None:
     # espeak-ng carries state from one utterance to the next. A fresh process for every chunk makes the
     # samples a function of the seed alone; a fork server makes fresh processes cheap.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["data_prep.synthetic"])
+    context.set_forkserver_preload(["data_prep.espeak"])
     with context.Pool(args.jobs, torch.set_num_threads, (1,), maxtasksperchild=1) as pool:
         spoken = pool.imap(_speak, lines, chunksize=40)
         utterances = list(tqdm(spoken, total=len(lines), desc="speaking", unit="utt", disable=None))
