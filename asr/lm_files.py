@@ -45,7 +45,7 @@ def load(path: str | Path) -> kenlm.Model:
     except UnicodeDecodeError:  # in KenLM's message, which quotes the file
         reason = "not text"
     except (OSError, RuntimeError, MemoryError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        reason = " ".join(str(error.__cause__ or error).split()).rpartition(" threw ")[2][:200]
     raise UserError(f"{path}: not a KenLM binary or an ARPA file ({reason})")
 
 

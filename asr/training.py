@@ -82,7 +82,7 @@ class TrainingTask(L.LightningModule):
         totals = torch.tensor([self.dev_errors, self.dev_words], device=self.device)
         errors, words = self.all_gather(totals).reshape(-1, 2).sum(0).tolist()
         self.dev_errors = self.dev_words = 0
-        self.log("dev_wer", 100 * errors / max(words, 1), rank_zero_only=True)
+        self.log("dev_wer", 100 * errors / max(words, 1), sync_dist=True)  # the same on every rank
 
     def configure_optimizers(self):
         config = self.config.training

@@ -237,7 +237,7 @@ def prepare(root: Path, out: Path, splits: list[str] | None, skip_bad: bool, job
         first = faults[0]
         raise UserError(
             f"{len(faults)} of {total} utterances cannot be used ({_count(faults)}); first: "
-            f"{first.file}: {first.cause}: {first.detail}; no manifest was written, "
+            f"{first.file}: {first.detail}; no manifest was written, "
             "--skip-bad leaves them out"
         )
     for split, utterances in by_split.items():
