@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import sys
 import signal
 import threading
 from collections import Counter
@@ -199,7 +200,9 @@ def examine_all(candidates: list[Candidate], jobs: int) -> list[Utterance | Faul
         try:
             # Small chunks: Ctrl-C waits for those begun. Yet not a million of them.
             results = pool.map(examine, candidates, chunksize=1 + len(candidates) // 20_000)
-            return list(tqdm(results, total=len(candidates), unit="file", desc="decoding", disable=None))
+            every = 0.1 if sys.stderr.isatty() else 30  # seconds: a log file wants few lines
+            bar = tqdm(results, total=len(candidates), unit="file", desc="decoding", mininterval=every)
+            return list(bar)
         except BrokenProcessPool:
             raise UserError(
                 "a process that decodes died (out of memory?); try again with fewer --jobs"
