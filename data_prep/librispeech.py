@@ -6,8 +6,8 @@ import io
 import json
 import multiprocessing
 import os
-import sys
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable
