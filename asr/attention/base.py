@@ -1,5 +1,6 @@
 """What every mechanism shares: projections, heads, positions, precision."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ class NoOptions:
     """A mechanism without options of its own."""
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(nn.Module, ABC):
     """Multi-head self-attention over the valid frames of a batch.
 
     A subclass gives ``core`` (and ``weights``, the explicit N x N matrix that tests and figures read).
@@ -77,13 +78,13 @@ class SelfAttention(nn.Module):
 
         return split(self.query(x)), split(self.key(x)), split(self.value(x))
 
+    @abstractmethod
     def core(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
         """q, k, v (B, H, N, d) in fp32 or fp64 and valid (B, N) to the output (B, H, N, d)."""
-        raise NotImplementedError  # pragma: no cover
 
+    @abstractmethod
     def weights(self, q: Tensor, k: Tensor, valid: Tensor) -> Tensor:
         """The weights that ``core`` applies to v without forming them: (B, H, N, N), zero on padding."""
-        raise NotImplementedError  # pragma: no cover
 
 
 def _at_least_fp32(x: Tensor) -> Tensor:

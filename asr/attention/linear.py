@@ -1,5 +1,7 @@
 """Linear attention, and the base of the mechanisms built on its statistics."""
 
+from abc import abstractmethod
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,9 +25,9 @@ class CentredAttention(SelfAttention):
 
     POSITIONS = ("rotary", "sinusoid", "none")
 
+    @abstractmethod
     def gain(self, m: Tensor) -> Tensor:
         """What t is multiplied by, from m (B, H, N, 1)."""
-        raise NotImplementedError  # pragma: no cover
 
     def feature_map(self, x: Tensor) -> Tensor:
         """phi(x) = elu(x) + 1, positive everywhere."""
