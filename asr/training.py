@@ -132,7 +132,7 @@ def train(config: Config) -> None:
     L.seed_everything(config.training.seed, workers=True, verbose=False)
     tokenizer = Tokenizer.load(config.data.tokenizer)
     task = TrainingTask(config, tokenizer)
-    checkpoint = _find_checkpoint(config, tokenizer)
+    checkpoint, steps_done = _find_checkpoint(config, tokenizer)
 
     utterances, excluded = split_trainable(
         read_splits(config.data.folder, config.data.train),
@@ -149,9 +149,7 @@ def train(config: Config) -> None:
 
     durations = [utterance.duration for utterance in utterances]
     sampler = TrainingSampler(durations, config.training.seconds, config.training.seed)
-    if checkpoint is not None:
-        steps = read_checkpoint(checkpoint)["global_step"]
-        sampler.start = steps * config.training.accumulate * trainer.world_size
+    sampler.start = steps_done * config.training.accumulate * trainer.world_size
     dev_batches = make_batches([u.duration for u in dev], config.training.seconds, rng=None)
     with ExitStack() as stack:
         if rank_zero_only.rank == 0:
@@ -227,18 +225,18 @@ def _has_bf16(on_gpu: bool) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _find_checkpoint(config: Config, tokenizer: Tokenizer) -> str | None:
-    """The checkpoint that --resume means, checked to fit this run; None to start afresh."""
+def _find_checkpoint(config: Config, tokenizer: Tokenizer) -> tuple[str | None, int]:
+    """The checkpoint that --resume means, checked to fit this run, and its steps; None, 0 to start afresh."""
     last = config.out / "checkpoints" / "last.ckpt"
     if not config.resume:
         if last.exists():
             raise UserError(
                 f"--out {config.out} holds a run already; go on with --resume auto, or name another"
             )
-        return None
+        return None, 0
     path = last if config.resume == "auto" else config.resume
     if config.resume == "auto" and not last.exists():
-        return None
+        return None, 0
     content = read_checkpoint(path)
     check_same(path, unpack_recipe(content, path), config.model, tokenizer)
     # The first two would say one thing and do another (the optimiser's own state wins); the others
@@ -247,4 +245,4 @@ def _find_checkpoint(config: Config, tokenizer: Tokenizer) -> str | None:
         here, there = getattr(config.training, name), content["training"][name]
         if here != there:
             raise UserError(f"--training.{name} {here}: {path} was trained with {there}; they must agree")
-    return str(path)
+    return str(path), content["global_step"]
