@@ -4,7 +4,7 @@ A YAML file given with --config holds the same names; the command line overrides
 """
 
 import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +55,8 @@ class TrainingConfig:
         seed: of weights, batches and augmentation.
         precision: auto (bf16 where the GPU or CPU has it, else fp32), fp32 or bf16. Attention's core,
             batch norm and CTC are in fp32 in any case.
+        kernels: attention core on a GPU: auto (fused Triton kernels for the mechanisms that have them,
+            else eager PyTorch), eager, or fused (an error where they cannot run).
         accelerator: auto, cpu or gpu.
         devices: GPUs, or processes on a CPU.
     """
@@ -70,6 +72,7 @@ class TrainingConfig:
     validate_every: int = 2_000
     seed: int = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    kernels: Literal["auto", "eager", "fused"] = "auto"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
 
@@ -98,7 +101,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
 def model_to_dict(config: ModelConfig) -> dict[str, Any]:
     """Plain dicts, lists, numbers and strings: what a checkpoint may hold."""
     plain = asdict(config)
-    plain["options"] = asdict(config.options) if is_dataclass(config.options) else {}
+    plain["options"] = asdict(config.options or ATTENTIONS[config.attention].Options())
     plain["frontend"]["speeds"] = list(config.frontend.speeds)
     return plain
 

@@ -97,6 +97,14 @@ class Encoder(nn.Module):
             x = block(x, valid)
         return x, lengths
 
+    def attention_core(self, device: torch.device) -> str:
+        """In words, what computes the attention core on a device: fused kernels, or PyTorch and why."""
+        attention = self.blocks[0].attention
+        reason = attention.eager_because(
+            torch.empty(1, attention.heads, 1, attention.head_dim, device=device)
+        )
+        return f"eager PyTorch ({reason})" if reason else "fused Triton kernels"
+
 
 class Subsampling(nn.Module):
     """Two 3x3 convolutions of stride 2, then a linear layer: 10 ms frames to 40 ms frames."""
@@ -134,8 +142,16 @@ class ConformerBlock(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """x (B, N, D), valid (B, N) to (B, N, D)."""
-        x = x + 0.5 * self.feed_forward1(x)
+        x = self.before_attention(x)
         x = x + self.attention_dropout(self.attention(self.attention_norm(x), valid))
+        return self.after_attention(x, valid)
+
+    def before_attention(self, x: Tensor) -> Tensor:
+        """The first half feed-forward; every frame by itself."""
+        return x + 0.5 * self.feed_forward1(x)
+
+    def after_attention(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Convolution and second half feed-forward; a frame sees ``convolution.halo`` on either side."""
         x = x + self.convolution(x, valid)
         x = x + 0.5 * self.feed_forward2(x)
         return self.norm(x)
@@ -168,6 +184,11 @@ class Convolution(nn.Module):
         self.batch_norm = MaskedBatchNorm(dim)
         self.contract = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
+
+    @property
+    def halo(self) -> int:
+        """Frames on either side that a frame sees."""
+        return self.depthwise.kernel_size[0] // 2
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """x (B, N, D), valid (B, N) to (B, N, D)."""

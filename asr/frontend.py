@@ -11,6 +11,8 @@ from asr.conformer import valid_frames
 
 SAMPLE_RATE = 16_000
 HOP, WINDOW, FFT = 160, 400, 512  # samples: 10 ms, 25 ms, 32 ms
+# Nats. Above a recording's bandwidth a bin hardly moves: do not blow its noise up.
+SMALLEST_DEVIATION = 0.5
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,18 @@ class Frontend(nn.Module):
         with torch.autocast(waveforms.device.type, enabled=False):
             if self.training:
                 waveforms, lengths = self.perturb_speed(waveforms, lengths)
-            # A recording shorter than one window still gives one frame.
-            shortfall = FFT - waveforms.shape[1]
-            if shortfall > 0:
-                waveforms = torch.nn.functional.pad(waveforms, (0, shortfall))
-            x = self.mel(waveforms).transpose(1, 2).clamp(min=1e-8).log()
+            x = self.log_mel(waveforms)
             lengths = frame_lengths(lengths)
             x = normalise(x, valid_frames(lengths, x.shape[1]))
             return (self.mask(x, lengths) if self.training else x), lengths
+
+    def log_mel(self, waveforms: Tensor) -> Tensor:
+        """waveforms (B, S) to log-mel features (B, T, mels), not normalised."""
+        # A recording shorter than one window still gives one frame.
+        shortfall = FFT - waveforms.shape[1]
+        if shortfall > 0:
+            waveforms = torch.nn.functional.pad(waveforms, (0, shortfall))
+        return self.mel(waveforms).transpose(1, 2).clamp(min=1e-8).log()
 
     def perturb_speed(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Play the batch at one of the configured speeds (Ko et al. 2015, Interspeech)."""
@@ -100,8 +106,7 @@ def normalise(x: Tensor, valid: Tensor) -> Tensor:
     mean = (x * keep).sum(1, keepdim=True) / count
     x = (x - mean) * keep
     deviation = (x.square().sum(1, keepdim=True) / count).sqrt()
-    # Above a recording's bandwidth a bin hardly moves: do not blow its noise up.
-    return x / deviation.clamp(min=0.5)
+    return x / deviation.clamp(min=SMALLEST_DEVIATION)
 
 
 def _random_bands(count: int, widest, size: Tensor, n: int) -> Tensor:

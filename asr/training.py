@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from asr.attention.fused import set_mode
 from asr.checkpoint import (
     AtomicCheckpointIO,
     check_same,
@@ -87,8 +88,9 @@ class TrainingTask(L.LightningModule):
     def configure_optimizers(self):
         config = self.config.training
         named = list(self.model.named_parameters())
-        rest = [p for name, p in named if p.ndim == 1 or name.endswith("bias")]  # biases and norms
-        decayed = [p for name, p in named if p.ndim > 1 and not name.endswith("bias")]
+        matrices = {name for name, p in named if p.ndim > 1 and name.endswith("weight")}
+        decayed = [p for name, p in named if name in matrices]
+        rest = [p for name, p in named if name not in matrices]  # biases, norms, scales
         optimizer = torch.optim.AdamW(
             [{"params": decayed}, {"params": rest, "weight_decay": 0.0}],
             lr=config.peak_lr,
@@ -130,6 +132,7 @@ def train(config: Config) -> None:
             training at work in ``config.out``.
     """
     L.seed_everything(config.training.seed, workers=True, verbose=False)
+    set_mode(config.training.kernels)
     tokenizer = Tokenizer.load(config.data.tokenizer)
     task = TrainingTask(config, tokenizer)
     checkpoint, steps_done = _find_checkpoint(config, tokenizer)
@@ -154,7 +157,7 @@ def train(config: Config) -> None:
     with ExitStack() as stack:
         if rank_zero_only.rank == 0:
             stack.enter_context(locked(config.out / "checkpoints", wait=False))
-            _announce(config, task, durations, excluded)
+            _announce(config, task, trainer.strategy.root_device, durations, excluded)
         try:
             trainer.fit(
                 task,
@@ -166,7 +169,13 @@ def train(config: Config) -> None:
             raise KeyboardInterrupt from None
 
 
-def _announce(config: Config, task: TrainingTask, durations: list[float], excluded: list[Excluded]) -> None:
+def _announce(
+    config: Config,
+    task: TrainingTask,
+    device: torch.device,
+    durations: list[float],
+    excluded: list[Excluded],
+) -> None:
     """Write what the run is to its folder, and say it."""
     for leftover in (config.out / "checkpoints").glob(".*.tmp"):  # of a run that was killed
         leftover.unlink()
@@ -180,6 +189,7 @@ def _announce(config: Config, task: TrainingTask, durations: list[float], exclud
         f"training {config.model.attention}, {parameters:.2f} M parameters, on {sum(durations) / 3600:.2f} h "
         f"({len(durations)} utterances) for {config.training.steps} steps"
     )
+    print(f"attention core: {task.model.encoder.attention_core(device)}")
 
 
 def _make_trainer(config: Config) -> L.Trainer:

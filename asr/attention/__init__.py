@@ -4,15 +4,27 @@ To add one: write a file with a subclass of ``SelfAttention`` and add a line her
 encoder and the tests pick it up from the registry.
 """
 
-from asr.attention.base import SelfAttention
+from asr.attention.agent import AgentAttention
+from asr.attention.base import Frames, SelfAttention
+from asr.attention.cosformer import CosformerAttention
+from asr.attention.efficient import EfficientAttention
+from asr.attention.focused import FocusedLinearAttention
+from asr.attention.inline import InlineAttention
 from asr.attention.linear import LinearAttention
 from asr.attention.mala import MagnitudeAwareLinearAttention
+from asr.attention.nala import NormAwareLinearAttention
 from asr.attention.softmax import SoftmaxAttention
 
 ATTENTIONS: dict[str, type[SelfAttention]] = {
     "softmax": SoftmaxAttention,
     "linear": LinearAttention,
     "mala": MagnitudeAwareLinearAttention,
+    "inline": InlineAttention,
+    "nala": NormAwareLinearAttention,
+    "focused": FocusedLinearAttention,
+    "efficient": EfficientAttention,
+    "cosformer": CosformerAttention,
+    "agent": AgentAttention,
 }
 
-__all__ = ["ATTENTIONS", "SelfAttention"]
+__all__ = ["ATTENTIONS", "Frames", "SelfAttention"]

@@ -1,26 +1,65 @@
-"""What every mechanism shares: projections, heads, positions, precision."""
+"""What every mechanism shares: projections, heads, positions, precision, local extras."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asr.attention import fused
+from asr.attention.masked import masked_mean
 from asr.attention.positions import add_sinusoids
 from asr.errors import UserError
 
 
 @dataclass(frozen=True)
-class NoOptions:
-    """A mechanism without options of its own."""
+class AttentionOptions:
+    """Options that every mechanism takes. Off, so that mechanisms compare bare.
+
+    Args:
+        lepe: width in frames of a depthwise convolution on v that is added to the output (LePE of
+            CSWin, arXiv 2107.00652; 5 in MALA's and NaLaFormer's vision models); odd, 0 for none.
+        gate: none, plain (the output times a linear map of the input, as in MALA's released models) or
+            silu (the output's layer norm times the SiLU of that map, as in NaLaFormer's).
+    """
+
+    lepe: int = 0
+    gate: Literal["none", "plain", "silu"] = "none"
+
+
+class Frames(NamedTuple):
+    """Which frames a batch, or one chunk of a longer recording, holds."""
+
+    valid: Tensor  # (B, N) bool: the frames that exist
+    lengths: Tensor  # (B,) frames of the whole utterance
+    start: int = 0  # number of the chunk's first frame
+
+    @classmethod
+    def whole(cls, valid: Tensor) -> "Frames":
+        """Whole utterances, of which the first frames are valid."""
+        return cls(valid, valid.sum(-1))
+
+
+class Projected(NamedTuple):
+    """The input and its projections."""
+
+    x: Tensor  # (B, N, D)
+    q: Tensor  # (B, H, N, d), as are k and v
+    k: Tensor
+    v: Tensor
 
 
 class SelfAttention(nn.Module, ABC):
     """Multi-head self-attention over the valid frames of a batch.
 
-    A subclass gives ``core`` (and ``weights``, the explicit N x N matrix that tests and figures read).
-    It lists the ``positions`` it can take, its default first, and its ``Options``.
+    A subclass gives the core in two steps, ``summarise`` (what outputs must know of all frames) and
+    ``attend`` (outputs from queries and that summary). Summaries of chunks ``combine`` into the
+    summary of the whole, which is how a recording of any length is encoded (asr/long.py). ``weights``
+    is the explicit N x N matrix, for tests and figures. A subclass lists the ``POSITIONS`` it can
+    take, its default first, and its ``Options``.
 
     Args:
         dim: model dimension D.
@@ -30,7 +69,8 @@ class SelfAttention(nn.Module, ABC):
     """
 
     POSITIONS: ClassVar[tuple[str, ...]] = ("none", "sinusoid")
-    Options: ClassVar[type] = NoOptions
+    PASSES: ClassVar[int] = 1  # over all frames before the first output; agent attention takes two
+    Options: ClassVar[type] = AttentionOptions
 
     def __init__(self, dim: int, heads: int, positions: str = "auto", options=None) -> None:
         super().__init__()
@@ -51,6 +91,18 @@ class SelfAttention(nn.Module, ABC):
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
         self.output = nn.Linear(dim, dim)
+        self._make_extras(dim)
+
+    def _make_extras(self, dim: int) -> None:
+        width, gate = self.options.lepe, self.options.gate
+        if width < 0 or (width and width % 2 == 0):
+            raise UserError(f"lepe {width}: must be odd, or 0 for none")
+        if width:  # 2-D for the reason given in conformer.Convolution
+            self.lepe = nn.Conv2d(dim, dim, (width, 1), padding=(width // 2, 0), groups=dim)
+        if gate != "none":
+            self.gate = nn.Linear(dim, dim)
+        if gate == "silu":
+            self.gate_norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Attend.
@@ -62,30 +114,89 @@ class SelfAttention(nn.Module, ABC):
         Returns:
             (B, N, D) in x's dtype; what stands on invalid frames is finite and means nothing.
         """
-        q, k, v = self.project(x)
-        # bf16 loses the small differences that linear attention lives on: the core is in fp32.
-        with torch.autocast(x.device.type, enabled=False):
-            y = self.core(_at_least_fp32(q), _at_least_fp32(k), _at_least_fp32(v), valid)
-        return self.output(y.transpose(1, 2).flatten(2).to(x.dtype))
+        frames = Frames.whole(valid)
+        projected = self.project(x, frames)
+        y = self.core(projected.q, projected.k, projected.v, frames)
+        token = masked_mean(x[:, None], valid)[:, 0, 0] if self.wants_token else None
+        return self.finish(projected, y, token, frames)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, N, D) to q, k, v, each (B, H, N, d)."""
-        if self.positions == "sinusoid":
-            x = add_sinusoids(x)
+    def project(self, x: Tensor, frames: Frames) -> Projected:
+        """x (B, N, D) with its q, k, v, each (B, H, N, d)."""
+        placed = add_sinusoids(x, frames.start) if self.positions == "sinusoid" else x
+        projections = (linear(placed) for linear in (self.query, self.key, self.value))
+        return Projected(x, *(self._split(y) for y in projections))
 
-        def split(y: Tensor) -> Tensor:
-            return y.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+    def core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
+        """q, k, v (B, H, N, d) of whole utterances to the output (B, H, N, d), in at least fp32."""
+        # bf16 loses the small differences that linear attention lives on.
+        with torch.autocast(q.device.type, enabled=False):
+            q, k, v = at_least_fp32(q), at_least_fp32(k), at_least_fp32(v)
+            summary = None
+            for _ in range(self.PASSES):
+                summary = self.summarise(q, k, v, frames, summary)
+            return self.attend(q, summary, frames)
 
-        return split(self.query(x)), split(self.key(x)), split(self.value(x))
+    def eager_because(self, q: Tensor) -> str | None:
+        """Why ``core`` runs in eager PyTorch on such queries; None where a fused kernel runs."""
+        return fused.refusal(q, "", None)
 
     @abstractmethod
-    def core(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
-        """q, k, v (B, H, N, d) in fp32 or fp64 and valid (B, N) to the output (B, H, N, d)."""
+    def summarise(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: Any) -> Any:
+        """What the outputs must know of these frames; ``before``: of all frames, from the last pass."""
 
     @abstractmethod
-    def weights(self, q: Tensor, k: Tensor, valid: Tensor) -> Tensor:
+    def combine(self, summaries: Sequence[Any]) -> Any:
+        """Summaries of consecutive chunks, of the same pass, to the summary of all of them."""
+
+    @abstractmethod
+    def attend(self, q: Tensor, summary: Any, frames: Frames) -> Tensor:
+        """Queries (B, H, N, d) and the summary of the last pass to the output (B, H, N, d)."""
+
+    @abstractmethod
+    def weights(self, q: Tensor, k: Tensor, frames: Frames) -> Tensor:
         """The weights that ``core`` applies to v without forming them: (B, H, N, N), zero on padding."""
 
+    @property
+    def wants_token(self) -> bool:
+        """Whether ``local`` needs the mean frame."""
+        return False
 
-def _at_least_fp32(x: Tensor) -> Tensor:
+    @property
+    def halo(self) -> int:
+        """Frames on either side of a chunk that ``finish`` must see to be exact inside it."""
+        return self.options.lepe // 2
+
+    def local(self, projected: Projected, token: Tensor | None, frames: Frames) -> Tensor | None:
+        """What is added to the core's output from neighbouring values: (B, N, D), or None.
+
+        token: the mean (B, D) of x over all valid frames, where ``wants_token`` asks for it.
+        """
+        if not self.options.lepe:
+            return None
+        v = merge_heads(projected.v) * frames.valid[..., None]
+        return self.lepe(v.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
+
+    def finish(self, projected: Projected, y: Tensor, token: Tensor | None, frames: Frames) -> Tensor:
+        """The core's output (B, H, N, d) through local terms, gate and output layer: (B, N, D)."""
+        x = projected.x
+        y = merge_heads(y).to(x.dtype)
+        local = self.local(projected, token, frames)
+        y = y if local is None else y + local
+        if self.options.gate == "plain":
+            y = y * self.gate(x)
+        elif self.options.gate == "silu":
+            y = self.gate_norm(y) * F.silu(self.gate(x))
+        return self.output(y)
+
+    def _split(self, y: Tensor) -> Tensor:
+        return y.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+
+
+def merge_heads(y: Tensor) -> Tensor:
+    """(B, H, N, d) to (B, N, D)."""
+    return y.transpose(1, 2).flatten(2)
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """x in fp32, or as it is where that is fp64."""
     return x if x.dtype == torch.float64 else x.float()

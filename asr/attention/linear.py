@@ -1,68 +1,111 @@
 """Linear attention, and the base of the mechanisms built on its statistics."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from asr.attention.base import SelfAttention
-from asr.attention.masked import frame_count, frame_mask, masked_mean, statistics
-from asr.attention.positions import rotate
+from asr.attention import fused
+from asr.attention.base import Frames, SelfAttention
+from asr.attention.features import KERNELS
+from asr.attention.masked import (
+    Statistics,
+    combine_statistics,
+    frame_count,
+    frame_mask,
+    masked_mean,
+    statistics,
+)
+from asr.attention.positions import rotary_table, rotate
 
 # phi(q) . kbar is positive but can underflow; below this the output is the mean of v.
 TINY = 1e-12
 
 
 class CentredAttention(SelfAttention):
-    """Mechanisms whose output is y_i = vbar + gain(m_i) t_i, in the notation of docs/attention.md:
+    """Mechanisms whose output is y_i = share_i vbar + gain_i t_i, in the notation of docs/attention.md:
 
         m_i = s phi(q_i) . kbar      t_i = s phi(q_i) C      C = mean (phi(k) - kbar)(v - vbar)^T
 
-    Rows of their weights sum to one whatever the gain is. Rotary positions turn phi(q) and phi(k) in
-    t (C takes the mean of the turned keys) and leave m alone, which keeps m positive and the sum one.
-    Time and memory grow with N, not N^2.
+    share_i is the sum of row i of the weights: one, but for two ablations of MALA. Rotary positions
+    turn phi(q) and phi(k) in t (C takes the mean of the turned keys) and leave m alone, which keeps m
+    positive and the sum one. Time and memory grow with N, not N^2.
     """
 
     POSITIONS = ("rotary", "sinusoid", "none")
+    # Name by which the fused kernels know this gain; None where they do not.
+    FUSED_GAIN: ClassVar[str | None] = None
 
     @abstractmethod
-    def gain(self, m: Tensor) -> Tensor:
-        """What t is multiplied by, from m (B, H, N, 1)."""
+    def coefficients(self, m: Tensor) -> tuple[Tensor, Tensor | float]:
+        """gain and share from m (B, H, N, 1)."""
 
-    def feature_map(self, x: Tensor) -> Tensor:
-        """phi(x) = elu(x) + 1, positive everywhere."""
-        return F.elu(x) + 1
+    @property
+    def kernel(self) -> str:
+        """Name of the feature map phi."""
+        return "elu"
 
-    def core(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
-        phi_q, phi_k = self.feature_map(q), self.feature_map(k)
-        stats = statistics(phi_k, self.place(phi_k), v, valid)
-        t = self.scale * self.place(phi_q) @ stats.covariance
-        return stats.value_mean + self.gain(self.magnitude(phi_q, stats.key_mean)) * t
+    @property
+    def fused_gain(self) -> str | None:
+        """The fused kernels' name of this mechanism as it is configured; None: they do not take it."""
+        return self.FUSED_GAIN
 
-    def weights(self, q: Tensor, k: Tensor, valid: Tensor) -> Tensor:
-        phi_q, phi_k = self.feature_map(q), self.feature_map(k)
-        placed_k = self.place(phi_k)
-        centred_k = placed_k - masked_mean(placed_k, valid)
-        t = self.scale * self.place(phi_q) @ centred_k.transpose(-2, -1)
-        gain = self.gain(self.magnitude(phi_q, masked_mean(phi_k, valid)))
-        share = (1 + gain * t) / frame_count(valid, k)
-        return share * frame_mask(valid, k).transpose(-2, -1)
+    def query_features(self, q: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
+        """phi(q) (B, H, N, f) as m takes it, and with its positions as t takes it."""
+        phi = KERNELS[self.kernel](q)
+        return phi, rotate(phi, frames.start) if self.positions == "rotary" else phi
 
-    def place(self, phi: Tensor) -> Tensor:
-        """Features with their positions, where those are rotary."""
-        return rotate(phi) if self.positions == "rotary" else phi
+    def key_features(self, k: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
+        """The same of the keys."""
+        return self.query_features(k, frames)
+
+    def core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
+        if self.eager_because(q):
+            return super().core(q, k, v, frames)
+        table = rotary_table(q.shape[-2], self.head_dim, q.device) if self.positions == "rotary" else None
+        return fused.centred_attention(q, k, v, frames.lengths, table, self.kernel, self.fused_gain)
+
+    def eager_because(self, q: Tensor) -> str | None:
+        return fused.refusal(q, self.kernel, self.fused_gain)
+
+    def summarise(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: None) -> Statistics:
+        return statistics(*self.key_features(k, frames), v, frames.valid)
+
+    def combine(self, summaries: Sequence[Statistics]) -> Statistics:
+        return combine_statistics(summaries)
+
+    def attend(self, q: Tensor, summary: Statistics, frames: Frames) -> Tensor:
+        phi, placed = self.query_features(q, frames)
+        gain, share = self.coefficients(self.magnitude(phi, summary.key_mean))
+        return share * summary.value_mean + gain * (self.scale * placed @ summary.covariance)
+
+    def weights(self, q: Tensor, k: Tensor, frames: Frames) -> Tensor:
+        phi, placed = self.query_features(q, frames)
+        phi_k, placed_k = self.key_features(k, frames)
+        centred_k = placed_k - masked_mean(placed_k, frames.valid)
+        gain, share = self.coefficients(self.magnitude(phi, masked_mean(phi_k, frames.valid)))
+        t = self.scale * placed @ centred_k.transpose(-2, -1)
+        keep = frame_mask(frames.valid, k).transpose(-2, -1)
+        return (share + gain * t) * keep / frame_count(frames.valid, k).clamp(min=1)
 
     def magnitude(self, phi_q: Tensor, key_mean: Tensor) -> Tensor:
         """m_i = s phi(q_i) . kbar: (B, H, N, 1)."""
         return self.scale * (phi_q * key_mean).sum(-1, keepdim=True)
 
 
-class LinearAttention(CentredAttention):
+class NormalisedAttention(CentredAttention):
+    """Mechanisms whose weights are phi(q_i) . phi(k_j) over their sum: gain 1 / m, share 1."""
+
+    def coefficients(self, m: Tensor) -> tuple[Tensor, float]:
+        return 1 / m.clamp(min=TINY), 1.0
+
+
+class LinearAttention(NormalisedAttention):
     """Linear attention (Katharopoulos et al., arXiv 2006.16236, Eq. 4-5; MALA paper Eq. 2).
 
     y_i = phi(q_i) sum_j phi(k_j) v_j^T / phi(q_i) . sum_j phi(k_j) = vbar + t_i / m_i.
     Scaling phi(q_i) changes nothing: it cannot see the query's magnitude.
     """
 
-    def gain(self, m: Tensor) -> Tensor:
-        return 1 / m.clamp(min=TINY)
+    FUSED_GAIN = "linear"

@@ -1,25 +1,41 @@
 """Magnitude-Aware Linear Attention (arXiv 2507.00698)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from asr.attention.base import AttentionOptions, Frames
 from asr.attention.linear import TINY, CentredAttention
 from asr.attention.masked import frame_count, frame_mask, masked_mean
 
 
 @dataclass(frozen=True)
-class MalaOptions:
-    """Options of MALA.
+class MalaOptions(AttentionOptions):
+    """Options of MALA; the last two are the paper's ablations.
 
     Args:
         form: centred (the default; rows of the weights sum to one, also with rotary positions),
             released (the authors' code: positions turn the numerator only) or eq13 (the paper's
             Eq. 13 with sums instead of means; outputs grow with length). The last two are for study.
+        kernel: feature map elu (elu(x) + 1), relu or exp (paper, Table 10).
+        terms: both, no-beta (beta = 1), no-gamma (gamma = 0) or learnable (beta and gamma N are
+            learnt per head and no longer follow the query; paper, Table 11).
     """
 
     form: Literal["centred", "released", "eq13"] = "centred"
+    kernel: Literal["elu", "relu", "exp"] = "elu"
+    terms: Literal["both", "no-beta", "no-gamma", "learnable"] = "both"
+
+
+class LiteralSummary(NamedTuple):
+    """What the forms other than ``centred`` need: plain sums."""
+
+    count: Tensor  # (B, 1, 1, 1)
+    key_sum: Tensor  # (B, H, 1, d) of phi(k), unrotated
+    value_sum: Tensor  # (B, H, 1, d)
+    key_value: Tensor  # (B, H, d, d): sum of phi(k) v^T
 
 
 class MagnitudeAwareLinearAttention(CentredAttention):
@@ -33,33 +49,77 @@ class MagnitudeAwareLinearAttention(CentredAttention):
 
     Options = MalaOptions
 
-    def gain(self, m: Tensor) -> Tensor:
-        return 1 + 1 / m.clamp(min=TINY)
+    def __init__(self, dim: int, heads: int, positions: str = "auto", options=None) -> None:
+        super().__init__(dim, heads, positions, options)
+        if self.options.terms == "learnable":
+            # What both are where m = 1.
+            self.beta = nn.Parameter(torch.full((heads, 1, 1), 2.0))
+            self.gamma = nn.Parameter(torch.ones(heads, 1, 1))
 
-    def core(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
+    @property
+    def kernel(self) -> str:
+        return self.options.kernel
+
+    @property
+    def fused_gain(self) -> str | None:
+        plain = self.options.form == "centred" and self.options.terms == "both"
+        return "mala" if plain else None
+
+    def terms(self, total: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """beta and gamma N from the sum of a query's products with all keys (B, H, N, 1)."""
+        if self.options.terms == "learnable":
+            return self.beta, self.gamma
+        beta = 1.0 if self.options.terms == "no-beta" else 1 + 1 / total.clamp(min=TINY)
+        gamma = 0.0 if self.options.terms == "no-gamma" else total
+        return beta, gamma
+
+    def coefficients(self, m: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        beta, gamma = self.terms(m)
+        # The weights' sum beta m - gamma is one for the paper's beta and gamma; say so exactly.
+        return beta, 1.0 if self.options.terms == "both" else beta * m - gamma
+
+    def summarise(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: None):
         if self.options.form == "centred":
-            return super().core(q, k, v, valid)
-        phi_q, phi_k = self.feature_map(q), self.feature_map(k)
-        beta, gamma, factor = self._literal(phi_q, phi_k, valid)
-        keep = frame_mask(valid, k)
-        # Two factors near 1 / sqrt(n) rather than one: the sums stay of order one.
-        key_value = (self.place(phi_k) * keep * factor).transpose(-2, -1) @ (v * factor)
-        return beta * (self.place(phi_q) @ key_value) - gamma * (v * keep).sum(-2, keepdim=True)
+            return super().summarise(q, k, v, frames, before)
+        phi, placed = self.key_features(k, frames)
+        keep = frame_mask(frames.valid, k)
+        count = frame_count(frames.valid, k)
+        # Scaled by the utterance's length, sums stay of order one; attend takes the scale back.
+        inverse = self._inverse_length(frames, k)
+        key_value = (placed * keep * inverse).transpose(-2, -1) @ v
+        return LiteralSummary(
+            count, (phi * keep).sum(-2, keepdim=True), (v * keep).sum(-2, keepdim=True), key_value
+        )
 
-    def weights(self, q: Tensor, k: Tensor, valid: Tensor) -> Tensor:
+    def combine(self, summaries):
         if self.options.form == "centred":
-            return super().weights(q, k, valid)
-        phi_q, phi_k = self.feature_map(q), self.feature_map(k)
-        beta, gamma, factor = self._literal(phi_q, phi_k, valid)
-        product = self.place(phi_q) @ (self.place(phi_k) * factor**2).transpose(-2, -1)
-        return (beta * product - gamma) * frame_mask(valid, k).transpose(-2, -1)
+            return super().combine(summaries)
+        return LiteralSummary(*(sum(items) for items in zip(*summaries, strict=True)))
 
-    def _literal(self, phi_q: Tensor, phi_k: Tensor, valid: Tensor):
-        """beta and gamma (B, H, N, 1), and the factor on k and v that scales their product."""
-        n = frame_count(valid, phi_k)
-        mean = (phi_q * masked_mean(phi_k, valid)).sum(-1, keepdim=True)
-        if self.options.form == "eq13":
-            total = n * mean
-            return 1 + 1 / total.clamp(min=TINY), total / n, n / n
-        m = self.scale * mean
-        return 1 + 1 / m.clamp(min=TINY), m / n, (self.scale / n) ** 0.5
+    def attend(self, q: Tensor, summary, frames: Frames) -> Tensor:
+        if self.options.form == "centred":
+            return super().attend(q, summary, frames)
+        phi, placed = self.query_features(q, frames)
+        n = summary.count.clamp(min=1)
+        factor = self._factor(n)
+        beta, gamma = self.terms(factor * (phi * summary.key_sum).sum(-1, keepdim=True))
+        return beta * (factor * n) * (placed @ summary.key_value) - gamma / n * summary.value_sum
+
+    def weights(self, q: Tensor, k: Tensor, frames: Frames) -> Tensor:
+        if self.options.form == "centred":
+            return super().weights(q, k, frames)
+        phi, placed = self.query_features(q, frames)
+        phi_k, placed_k = self.key_features(k, frames)
+        n = frame_count(frames.valid, k).clamp(min=1)
+        factor = self._factor(n)
+        beta, gamma = self.terms(factor * n * (phi * masked_mean(phi_k, frames.valid)).sum(-1, keepdim=True))
+        product = factor * placed @ placed_k.transpose(-2, -1)
+        return (beta * product - gamma / n) * frame_mask(frames.valid, k).transpose(-2, -1)
+
+    def _factor(self, n: Tensor) -> Tensor:
+        """What phi(q) is multiplied by: s / n in the authors' code, 1 in the paper's Eq. 13."""
+        return n / n if self.options.form == "eq13" else self.scale / n
+
+    @staticmethod
+    def _inverse_length(frames: Frames, like: Tensor) -> Tensor:
+        return 1 / frames.lengths.clamp(min=1)[:, None, None, None].to(like.dtype)

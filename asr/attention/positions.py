@@ -1,24 +1,39 @@
 """Ways to tell attention where a frame stands: rotary, Transformer-XL relative, sinusoids."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 
-def rotate(x: Tensor) -> Tensor:
+def rotate(x: Tensor, start: int = 0) -> Tensor:
     """Rotary positions (RoFormer, arXiv 2104.09864, Eq. 34).
 
     Args:
         x: (..., N, d) with an even d; frame n's pair i turns by n / 10000^(2i/d).
+        start: number of the first frame.
 
     Returns:
-        the same shape and dtype. Angles are made in fp64, so frame 100 000 is as exact as frame 1.
+        the same shape and dtype.
     """
-    n, d = x.shape[-2:]
-    position = torch.arange(n, device=x.device, dtype=torch.float64)
-    angle = torch.outer(position, _frequencies(d, x.device))
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    cos, sin = rotary_table(x.shape[-2], x.shape[-1], x.device, x.dtype, start)
     a, b = x[..., 0::2], x[..., 1::2]
     return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+
+
+@lru_cache(maxsize=4)  # every layer of an encoder asks for the same one
+def rotary_table(
+    n: int, dim: int, device: torch.device, dtype: torch.dtype = torch.float32, start: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (n, dim / 2) of the angles of frames ``start`` to start + n - 1.
+
+    Angles are made in fp64, so frame 100 000 is as exact as frame 1.
+    """
+    # A tensor made under inference mode could not be used in training afterwards.
+    with torch.inference_mode(False):
+        position = torch.arange(start, start + n, device=device, dtype=torch.float64)
+        angle = torch.outer(position, _frequencies(dim, device))
+        return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
 def sinusoids(position: Tensor, dim: int) -> Tensor:
@@ -30,30 +45,33 @@ def sinusoids(position: Tensor, dim: int) -> Tensor:
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
-def add_sinusoids(x: Tensor) -> Tensor:
-    """x (B, N, D) plus the sinusoids of positions 0 to N - 1."""
-    position = torch.arange(x.shape[1], device=x.device)
+def add_sinusoids(x: Tensor, start: int = 0) -> Tensor:
+    """x (B, N, D) plus the sinusoids of positions ``start`` to start + N - 1."""
+    position = torch.arange(start, start + x.shape[1], device=x.device)
     return x + sinusoids(position, x.shape[2]).to(x.dtype)
 
 
-def relative_sinusoids(n: int, dim: int, device: torch.device) -> Tensor:
-    """Sinusoids of the offsets n - 1, ..., 0, ..., -(n - 1): (2n - 1, dim), fp64."""
-    return sinusoids(torch.arange(n - 1, -n, -1, device=device), dim)
+def relative_sinusoids(n: int, keys: int, start: int, dim: int, device: torch.device) -> Tensor:
+    """Sinusoids of the offsets of n queries from frame ``start`` to keys 0 ... keys - 1.
+
+    (n + keys - 1, dim), fp64, from the largest offset, start + n - 1, down.
+    """
+    return sinusoids(torch.arange(start + n - 1, start - keys, -1, device=device), dim)
 
 
 def relative_shift(scores: Tensor) -> Tensor:
     """Turn scores by offset into scores by key (Transformer-XL, arXiv 1901.02860, appendix B).
 
     Args:
-        scores: (B, H, N, 2N - 1); column c belongs to the offset N - 1 - c (query minus key).
+        scores: (B, H, n, n + N - 1); column c belongs to the offset start + n - 1 - c (query minus key).
 
     Returns:
-        (B, H, N, N); entry (i, j) is the score of the offset i - j.
+        (B, H, n, N); entry (i, j) is the score of the offset start + i - j.
     """
-    b, h, n, _ = scores.shape
-    # One column in front makes every row start one place later when read with row length 2N - 1.
-    padded = torch.nn.functional.pad(scores, (1, 0))
-    return padded.reshape(b, h, 2 * n, n)[:, :, 1:].reshape(b, h, n, 2 * n - 1)[..., :n]
+    b, h, n, offsets = scores.shape
+    # One column in front makes every row start one place later when read with one column less.
+    padded = torch.nn.functional.pad(scores, (1, 0)).flatten(2)
+    return padded[..., n:].view(b, h, n, offsets)[..., : offsets - n + 1]
 
 
 def _frequencies(dim: int, device: torch.device) -> Tensor:

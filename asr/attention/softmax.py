@@ -1,11 +1,39 @@
 """Softmax attention, with Conformer's relative positions or rotary ones."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.attention.base import SelfAttention
+from asr.attention.base import AttentionOptions, Frames, SelfAttention
+from asr.attention.masked import mask_scores
 from asr.attention.positions import relative_shift, relative_sinusoids, rotate
+
+# Queries are taken in blocks whose scores by position stay under this many bytes.
+SCORE_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class SoftmaxOptions(AttentionOptions):
+    """Options of softmax attention.
+
+    Args:
+        unit_query: divide every query by its norm, which takes its magnitude away (the MALA
+            paper's Table 1).
+    """
+
+    unit_query: bool = False
+
+
+class Keys(NamedTuple):
+    """Softmax has no shorter summary than all keys and values."""
+
+    k: Tensor  # (B, H, N, d), rotated where positions are rotary
+    v: Tensor  # (B, H, N, d)
+    valid: Tensor  # (B, N)
 
 
 class SoftmaxAttention(SelfAttention):
@@ -13,9 +41,11 @@ class SoftmaxAttention(SelfAttention):
 
     With ``relative`` positions (Conformer's own) the scores are Transformer-XL's,
     (q_i + a) . k_j + (q_i + b) . W r_{i-j}, with learnt biases a and b per head (arXiv 1901.02860).
+    Time grows with N^2; memory with N, as queries are taken in blocks where N is large.
     """
 
     POSITIONS = ("relative", "rotary", "sinusoid", "none")
+    Options = SoftmaxOptions
 
     def __init__(self, dim: int, heads: int, positions: str = "auto", options=None) -> None:
         super().__init__(dim, heads, positions, options)
@@ -24,27 +54,44 @@ class SoftmaxAttention(SelfAttention):
             self.content_bias = nn.Parameter(torch.zeros(heads, 1, self.head_dim))
             self.offset_bias = nn.Parameter(torch.zeros(heads, 1, self.head_dim))
 
-    def core(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
-        q, k, bias = self._inputs(q, k, valid)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+    def summarise(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: None) -> Keys:
+        k = rotate(k, frames.start) if self.positions == "rotary" else k
+        return Keys(k, v, frames.valid)
 
-    def weights(self, q: Tensor, k: Tensor, valid: Tensor) -> Tensor:
-        q, k, bias = self._inputs(q, k, valid)
-        return torch.softmax(q @ k.transpose(-2, -1) * self.scale + bias, dim=-1)
+    def combine(self, summaries: Sequence[Keys]) -> Keys:
+        k, v, valid = zip(*summaries, strict=True)
+        return Keys(torch.cat(k, -2), torch.cat(v, -2), torch.cat(valid, -1))
 
-    def _inputs(self, q: Tensor, k: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, and the bias (B, H or 1, N or 1, N) that masks and places them."""
-        # Not -inf: an utterance without a single valid frame must give numbers, not NaN.
-        bias = torch.zeros_like(q[:, :1, 0, 0])[:, None, None, :]
-        bias = bias.masked_fill(~valid[:, None, None, :], torch.finfo(q.dtype).min / 2)
+    def attend(self, q: Tensor, summary: Keys, frames: Frames) -> Tensor:
+        b, h, n, _ = q.shape
+        rows = max(1, SCORE_BYTES // (4 * b * h * summary.k.shape[-2]))
+        outputs = []
+        for first in range(0, n, rows):
+            block, bias = self._inputs(q[:, :, first : first + rows], summary, frames.start + first)
+            outputs.append(
+                F.scaled_dot_product_attention(block, summary.k, summary.v, attn_mask=bias, scale=self.scale)
+            )
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -2)
+
+    def weights(self, q: Tensor, k: Tensor, frames: Frames) -> Tensor:
+        keys = self.summarise(q, k, k, frames, None)
+        q, bias = self._inputs(q, keys, frames.start)
+        return torch.softmax(q @ keys.k.transpose(-2, -1) * self.scale + bias, dim=-1)
+
+    def _inputs(self, q: Tensor, keys: Keys, start: int) -> tuple[Tensor, Tensor]:
+        """Queries from frame ``start``, and the bias (B, H or 1, n or 1, N) that masks and places keys."""
+        bias = mask_scores(torch.zeros_like(keys.k[:, :1, None, :, 0]), keys.valid)
+        if self.options.unit_query:
+            q = F.normalize(q, dim=-1)
         if self.positions == "rotary":
-            q, k = rotate(q), rotate(k)
+            q = rotate(q, start)
         if self.positions == "relative":
-            n = q.shape[-2]
-            offsets = relative_sinusoids(n, self.heads * self.head_dim, q.device)
+            offsets = relative_sinusoids(
+                q.shape[-2], keys.k.shape[-2], start, self.heads * self.head_dim, q.device
+            )
             offsets = F.linear(offsets.to(q.dtype), self.offset.weight.to(q.dtype))
             offsets = offsets.unflatten(-1, (self.heads, self.head_dim)).transpose(0, 1)
             by_offset = (q + self.offset_bias) @ offsets.transpose(-2, -1)
             bias = bias + relative_shift(by_offset) * self.scale
             q = q + self.content_bias
-        return q, k, bias
+        return q, bias

@@ -16,6 +16,7 @@ from asr.decoding.beam import BeamPool
 from asr.decoding.greedy import greedy
 from asr.errors import UserError
 from asr.files import atomic_write
+from asr.long import long_log_probs
 from asr.manifest import Utterance
 from asr.model import Model
 from asr.scoring import Score, score, write_trn
@@ -65,7 +66,10 @@ class Row:
 def compute_posteriors(
     model: Model, utterances: list[Utterance], tokenizer: Tokenizer, batch_seconds: float, show: str
 ) -> Posteriors:
-    """Run the acoustic model over utterances, batched by length; results in the given order."""
+    """Run the acoustic model over utterances, batched by length; results in the given order.
+
+    An utterance longer than a batch goes through the model in chunks (asr/long.py), which gives the same.
+    """
     started = time.monotonic()
     device = next(model.parameters()).device
     batches = make_batches([utterance.duration for utterance in utterances], batch_seconds, rng=None)
@@ -75,6 +79,10 @@ def compute_posteriors(
     found: list[np.ndarray | None] = [None] * len(utterances)
     with tqdm(total=len(utterances), desc=show, unit="utt", leave=False, disable=None) as bar:
         for indices, batch in zip(batches, loader, strict=True):
+            if utterances[indices[0]].duration > batch_seconds:
+                found[indices[0]] = _in_chunks(model, batch.waveforms[0], batch.ids[0])
+                bar.update()
+                continue
             try:
                 log_probs, lengths = model(batch.waveforms.to(device), batch.lengths.to(device))
             except torch.OutOfMemoryError:
@@ -86,6 +94,10 @@ def compute_posteriors(
                 found[index] = row[:length].copy()  # a view would keep the whole batch
             bar.update(len(indices))
     return Posteriors(utterances, found, time.monotonic() - started)
+
+
+def _in_chunks(model: Model, waveform: torch.Tensor, show: str) -> np.ndarray:
+    return np.concatenate([part.cpu().numpy() for part in long_log_probs(model, waveform, show=show)])
 
 
 def decode_greedy(split: str, posteriors: Posteriors, tokenizer: Tokenizer) -> Row:

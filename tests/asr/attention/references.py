@@ -1,6 +1,6 @@
 """float64 references, written from the papers' equations for one utterance without padding.
 
-Each takes q, k, v (H, N, d), the module (for its options and learnt biases), and returns the weights
+Each takes q, k (H, N, d) and the module (for its options and learnt parameters), and returns the weights
 (H, N, N). They form every pair of frames and share no code with asr.attention.
 """
 
@@ -22,6 +22,8 @@ def rotary_by_complex_numbers(x: Tensor) -> Tensor:
 def softmax_weights(q: Tensor, k: Tensor, module) -> Tensor:
     """Attention Is All You Need, Eq. 1; Transformer-XL's scores (arXiv 1901.02860, 3.3)."""
     h, n, d = q.shape
+    if module.options.unit_query:
+        q = q / q.square().sum(-1, keepdim=True).sqrt()
     if module.positions == "rotary":
         q, k = rotary_by_complex_numbers(q), rotary_by_complex_numbers(k)
     scores = torch.empty(h, n, n, dtype=torch.float64)
@@ -45,43 +47,151 @@ def sinusoid(position: int, dim: int) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def phi(x: Tensor) -> Tensor:
-    """elu(x) + 1."""
-    return torch.where(x > 0, x + 1, x.exp())
+def phi(x: Tensor, kernel: str = "elu") -> Tensor:
+    """The feature maps by name."""
+    if kernel == "elu":
+        return torch.where(x > 0, x + 1, x.exp())
+    if kernel == "relu":
+        return torch.where(x > 0, x, torch.zeros_like(x))
+    return x.exp() if kernel == "exp" else x
 
 
-def _centred(q: Tensor, k: Tensor, module, gain) -> Tensor:
-    """The DESIGN's y_i = vbar + gain(m_i) t_i, as weights on v."""
-    n, d = q.shape[-2:]
-    s = d**-0.5
-    m = s * (phi(q) @ phi(k).mean(-2, keepdim=True).transpose(-2, -1))
-    turn = rotary_by_complex_numbers if module.positions == "rotary" else lambda x: x
-    rq, rk = turn(phi(q)), turn(phi(k))
+def turned(x: Tensor, module) -> Tensor:
+    """x with its positions, where those are rotary."""
+    return rotary_by_complex_numbers(x) if module.positions == "rotary" else x
+
+
+def centred(phi_q: Tensor, phi_k: Tensor, rq: Tensor, rk: Tensor, gain, share, d: int) -> Tensor:
+    """The DESIGN's y_i = share(m_i) vbar + gain(m_i) t_i, as weights on v."""
+    n, s = phi_q.shape[-2], d**-0.5
+    m = s * (phi_q @ phi_k.mean(-2, keepdim=True).transpose(-2, -1))
     pairs = s * rq @ (rk - rk.mean(-2, keepdim=True)).transpose(-2, -1) / n
     # t_i = sum_j pairs_ij (v_j - vbar); the rows of pairs sum to zero, so vbar drops out of it.
-    return 1 / n + gain(m) * pairs
+    return share(m) / n + gain(m) * pairs
+
+
+def normalised(phi_q: Tensor, phi_k: Tensor, rq: Tensor, rk: Tensor, d: int) -> Tensor:
+    """phi(q_i) . phi(k_j) over its sum; centred with rotary positions; even as m falls below 1e-12."""
+
+    def gain(m: Tensor) -> Tensor:
+        return 1 / m.clamp(min=1e-12)
+
+    centred_weights = centred(phi_q, phi_k, rq, rk, gain, torch.ones_like, d)
+    if rq is not phi_q:
+        return centred_weights
+    product = phi_q @ phi_k.transpose(-2, -1)
+    total = product.sum(-1, keepdim=True)
+    ordinary = total > 1e-12 * product.shape[-1] * d**0.5
+    return torch.where(ordinary, product / total.clamp(min=1e-300), centred_weights)
 
 
 def linear_weights(q: Tensor, k: Tensor, module) -> Tensor:
-    """MALA paper Eq. 2: phi(q) . phi(k_j) / sum_j phi(q) . phi(k_j); centred with rotary positions."""
-    if module.positions == "rotary":
-        return _centred(q, k, module, lambda m: 1 / m)
-    product = phi(q) @ phi(k).transpose(-2, -1)
-    return product / product.sum(-1, keepdim=True)
+    """MALA paper Eq. 2."""
+    phi_q, phi_k = phi(q), phi(k)
+    return normalised(phi_q, phi_k, turned(phi_q, module), turned(phi_k, module), q.shape[-1])
 
 
 def mala_weights(q: Tensor, k: Tensor, module) -> Tensor:
     """MALA paper Eq. 8-13: beta phi(q) . phi(k_j) - gamma; see DESIGN for the three forms."""
     n, d = q.shape[-2:]
-    form, rotary = module.options.form, module.positions == "rotary"
-    if form == "centred" and rotary:
-        return _centred(q, k, module, lambda m: 1 + 1 / m)
+    options, rotary = module.options, module.positions == "rotary"
+    phi_q, phi_k = phi(q, options.kernel), phi(k, options.kernel)
+
+    def beta(total: Tensor) -> Tensor:
+        if options.terms == "learnable":
+            return module.beta.expand_as(total)
+        full = 1 + 1 / total.clamp(min=1e-12)
+        return torch.ones_like(total) if options.terms == "no-beta" else full
+
+    def gamma_times_n(total: Tensor) -> Tensor:
+        if options.terms == "learnable":
+            return module.gamma.expand_as(total)
+        return 0 * total if options.terms == "no-gamma" else total
+
+    def share(total: Tensor) -> Tensor:
+        if options.terms == "both":
+            return torch.ones_like(total)
+        return beta(total) * total - gamma_times_n(total)
+
+    if options.form == "centred" and rotary:
+        return centred(phi_q, phi_k, turned(phi_q, module), turned(phi_k, module), beta, share, d)
     # The authors' code scales the product by s / n; the paper's equations do not.
-    factor = 1.0 if form == "eq13" else d**-0.5 / n
-    total = factor * (phi(q) @ phi(k).transpose(-2, -1)).sum(-1, keepdim=True)
-    turn = rotary_by_complex_numbers if rotary else lambda x: x
-    product = factor * turn(phi(q)) @ turn(phi(k)).transpose(-2, -1)
-    return (1 + 1 / total) * product - total / n
+    factor = 1.0 if options.form == "eq13" else d**-0.5 / n
+    total = factor * (phi_q @ phi_k.transpose(-2, -1)).sum(-1, keepdim=True)
+    product = factor * turned(phi_q, module) @ turned(phi_k, module).transpose(-2, -1)
+    weights = beta(total) * product - gamma_times_n(total) / n
+    # A query that no key answers (relu): beta S is 0 / 0, for which the centred form has the limit 1.
+    empty = (total <= 0) & (options.form == "centred") & (options.terms == "both")
+    return torch.where(empty, torch.full_like(weights, 1 / n), weights)
 
 
-REFERENCES = {"softmax": softmax_weights, "linear": linear_weights, "mala": mala_weights}
+def inline_weights(q: Tensor, k: Tensor, module) -> Tensor:
+    """InLine Eq. 5: the product less its mean over keys, plus 1 / N."""
+    n, d = q.shape[-2:]
+    phi_q, phi_k = phi(q, module.options.kernel), phi(k, module.options.kernel)
+    product = d**-0.5 / n * turned(phi_q, module) @ turned(phi_k, module).transpose(-2, -1)
+    return product - product.mean(-1, keepdim=True) + 1 / n
+
+
+def nala_weights(q: Tensor, k: Tensor, module) -> Tensor:
+    """NaLaFormer: u^p with p = 3 (0.5 + tanh |q|), keys cubed, both split by sign."""
+
+    def halves(x: Tensor, power) -> list[Tensor]:
+        return [torch.where(side > 0, side, torch.zeros_like(side)) ** power for side in (x, -x)]
+
+    norm = q.square().sum(-1, keepdim=True).sqrt()
+    q_halves, k_halves = halves(q / norm, 3 * (0.5 + norm.tanh())), halves(k, 3)
+    rq = torch.cat([turned(half, module) for half in q_halves], -1)
+    rk = torch.cat([turned(half, module) for half in k_halves], -1)
+    phi_q, phi_k = torch.cat(q_halves, -1), torch.cat(k_halves, -1)
+    placed = (rq, rk) if module.positions == "rotary" else (phi_q, phi_k)
+    return normalised(phi_q, phi_k, *placed, q.shape[-1])
+
+
+def focused_weights(q: Tensor, k: Tensor, module) -> Tensor:
+    """FLatten: |x| x^3 / |x^3| of relu(x), each channel divided by a learnt scale."""
+
+    def focus(x: Tensor) -> Tensor:
+        x = (x.clamp(min=0) + 1e-6) / torch.log1p(module.log_scale.exp())
+        return x**3 * (x.square().sum(-1, keepdim=True) / (x**6).sum(-1, keepdim=True)).sqrt()
+
+    phi_q, phi_k = focus(q), focus(k)
+    return normalised(phi_q, phi_k, turned(phi_q, module), turned(phi_k, module), q.shape[-1])
+
+
+def efficient_weights(q: Tensor, k: Tensor, module) -> Tensor:
+    """Efficient attention: queries normalised over channels, keys over frames."""
+    q_share = q.exp() / q.exp().sum(-1, keepdim=True)
+    k_share = k.exp() / k.exp().sum(-2, keepdim=True)
+    return q_share @ k_share.transpose(-2, -1)
+
+
+def cosformer_weights(q: Tensor, k: Tensor, module) -> Tensor:
+    """cosFormer: relu products times cos(pi (i - j) / 2N), over their sum."""
+    n = q.shape[-2]
+    offset = (torch.arange(n)[:, None] - torch.arange(n)).double()
+    product = q.clamp(min=0) @ k.clamp(min=0).transpose(-2, -1) * torch.cos(math.pi * offset / (2 * n))
+    total = product.sum(-1, keepdim=True)
+    return torch.where(total > 0, product / total.clamp(min=1e-300), torch.full_like(product, 1 / n))
+
+
+def agent_weights(q: Tensor, k: Tensor, module) -> Tensor:
+    """Agent attention: softmax(q A^T) softmax(A k^T) with A an adaptive average pooling of q."""
+    s = q.shape[-1] ** -0.5
+    pooled = torch.nn.functional.adaptive_avg_pool1d(q.transpose(-2, -1), module.options.agents)
+    agents = pooled.transpose(-2, -1)
+    ask = torch.softmax(s * q @ agents.transpose(-2, -1), -1)
+    return ask @ torch.softmax(s * agents @ k.transpose(-2, -1), -1)
+
+
+REFERENCES = {
+    "softmax": softmax_weights,
+    "linear": linear_weights,
+    "mala": mala_weights,
+    "inline": inline_weights,
+    "nala": nala_weights,
+    "focused": focused_weights,
+    "efficient": efficient_weights,
+    "cosformer": cosformer_weights,
+    "agent": agent_weights,
+}

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from references import rotary_by_complex_numbers, sinusoid
 
@@ -24,15 +25,20 @@ def test_rotation_is_exact_far_out():
     assert abs(turned - (angle.cos() - angle.sin()).item()) < 1e-6
 
 
-def test_relative_shift_puts_offset_i_minus_j_at_i_j():
-    n = 6
-    offsets = torch.arange(n - 1, -n, -1)
-    scores = offsets.expand(1, 1, n, 2 * n - 1)
-    expected = torch.arange(n)[:, None] - torch.arange(n)
+@pytest.mark.parametrize(("n", "keys", "start"), [(6, 6, 0), (1, 1, 0), (2, 7, 3), (3, 4, 1)])
+def test_relative_shift_puts_offset_i_minus_j_at_i_j(n, keys, start):
+    offsets = torch.arange(start + n - 1, start - keys, -1)
+    scores = offsets.expand(1, 1, n, n + keys - 1)
+    expected = start + torch.arange(n)[:, None] - torch.arange(keys)
     assert (relative_shift(scores)[0, 0] == expected).all()
 
 
 def test_relative_sinusoids_run_from_the_largest_offset_down():
-    table = relative_sinusoids(4, 10, torch.device("cpu"))
-    for row, offset in enumerate(range(3, -4, -1)):
+    table = relative_sinusoids(4, 6, 2, 10, torch.device("cpu"))
+    for row, offset in enumerate(range(5, -4, -1)):
         assert torch.allclose(table[row], sinusoid(offset, 10))
+
+
+def test_rotation_of_a_chunk_equals_the_chunk_of_the_rotation():
+    x = torch.randn(3, 20, 8, dtype=torch.float64)
+    assert torch.allclose(rotate(x[:, 7:], start=7), rotate(x)[:, 7:])

@@ -1,0 +1,146 @@
+"""One recording of any length through the encoder in chunks: time, peak memory, and equality with the whole.
+
+    python benchmarks/long_audio.py --audio LIBRISPEECH/train-clean-5 --minutes 1 5 60 180
+    python benchmarks/long_audio.py --audio LIBRISPEECH/train-clean-5 --minutes 60 --whole
+
+Recordings under --audio are joined, again and again, to the length wanted; without --audio it is noise.
+Every length runs in a process of its own, so that its peak memory is its own. With --whole the recording
+also goes through the encoder at once, in another process, and the outputs are compared. Weights are random,
+or a checkpoint's with --checkpoint. Run it on an idle machine.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from asr import audio
+from asr.attention import ATTENTIONS
+from asr.checkpoint import load_model
+from asr.conformer import SIZES, EncoderConfig
+from asr.errors import UserError, run_program
+from asr.frontend import SAMPLE_RATE
+from asr.long import encode_long, long_features
+from asr.model import Model, ModelConfig
+
+
+def join_recordings(folder: Path | None, samples: int) -> torch.Tensor:
+    """Recordings one after another, from the first again where they are too few."""
+    if folder is None:
+        return 0.1 * torch.randn(samples)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in audio.SUFFIXES)
+    if not paths:
+        raise UserError(f"--audio {folder}: no recordings")
+    joined = torch.empty(samples)
+    done = 0
+    while done < samples:
+        for path in paths:
+            part = audio.load(path)[: samples - done]
+            joined[done : done + len(part)] = part
+            done += len(part)
+    return joined
+
+
+@torch.inference_mode()
+def encode(args: argparse.Namespace) -> None:
+    """Encode one waveform, write the output, print what it took as JSON."""
+    torch.manual_seed(0)
+    if args.checkpoint:
+        model, _ = load_model(args.checkpoint)
+    else:
+        model = Model(ModelConfig(args.attention[0], args.positions, encoder=EncoderConfig(args.size)), 256)
+    model.eval()
+    waveform = torch.from_numpy(np.load(args.waveform, mmap_mode="r"))
+    started = time.perf_counter()
+    if args.at_once:
+        features, lengths = model.frontend(waveform[None], torch.tensor([len(waveform)]))
+        encoded = model.encoder(features, lengths)[0][0]
+    else:
+        features = long_features(model.frontend, waveform, 4 * args.chunk)
+        encoded = encode_long(model.encoder, features, args.chunk)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    np.save(args.encoded, encoded.numpy())
+    print(json.dumps({"seconds": seconds, "gib": peak}))
+
+
+def run_apart(args: argparse.Namespace, attention: str, waveform: Path, encoded: Path, *more: str) -> dict:
+    """``encode`` in a process of its own."""
+    command = [sys.executable, __file__, "--attention", attention, "--size", args.size]
+    command += ["--positions", args.positions, "--chunk", str(args.chunk)]
+    command += ["--checkpoint", str(args.checkpoint)] if args.checkpoint else []
+    command += ["--waveform", str(waveform), "--encoded", str(encoded), *more]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        return {"seconds": math.nan, "gib": math.nan, "failed": result.returncode}
+    return json.loads(result.stdout)
+
+
+def measure(args: argparse.Namespace, attention: str, folder: Path) -> None:
+    """Print one mechanism's rows and the exponent of time over length."""
+    points = []
+    for minutes in args.minutes:
+        waveform, encoded, at_once = (folder / f"{name}.npy" for name in ("waveform", "chunks", "whole"))
+        np.save(waveform, join_recordings(args.audio, int(minutes * 60 * SAMPLE_RATE)).numpy())
+        took = run_apart(args, attention, waveform, encoded)
+        points.append((minutes, took["seconds"]))
+        line = f"{attention:10} {minutes:7g} {took['seconds']:9.2f} {minutes * 60 / took['seconds']:9.0f}"
+        line += f" {took['gib']:9.2f}"
+        if args.whole:
+            whole = run_apart(args, attention, waveform, at_once, "--at-once")
+            line += f" {whole['seconds']:9.2f} {whole['gib']:9.2f}"
+            if not whole.get("failed"):
+                a, b = np.load(encoded), np.load(at_once)
+                line += f"   {np.abs(a - b).max():.1e} of {np.abs(b).max():.1f}"
+        print(line, flush=True)
+    points = [(minutes, seconds) for minutes, seconds in points if minutes <= 60]
+    if len(points) > 1:
+        slope = np.polyfit(*np.log(np.array(points).T), 1)[0]
+        print(f"{attention:10} time grows with length to the power {slope:.3f} (up to 60 minutes)")
+
+
+def main() -> None:
+    """Parse the command line and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/long_audio.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--audio", type=Path, help="folder of recordings to join (default: noise)")
+    add("--minutes", type=float, nargs="+", default=[1, 2, 5, 10, 20, 40, 60], help="lengths (%(default)s)")
+    add("--attention", nargs="+", choices=ATTENTIONS, default=["mala"], help="mechanisms (%(default)s)")
+    add("--positions", default="auto", help="auto, relative, rotary, sinusoid or none (%(default)s)")
+    add("--size", choices=SIZES, default="S", help="size of the encoder (%(default)s)")
+    add("--checkpoint", type=Path, help="a checkpoint of train.py instead of random weights")
+    add("--chunk", type=int, default=1024, help="encoder frames of 40 ms at a time (%(default)s)")
+    add("--whole", action="store_true", help="also encode at once, and compare")
+    for name in ("--waveform", "--encoded"):  # of the processes that this one starts
+        add(name, type=Path, help=argparse.SUPPRESS)
+    add("--at-once", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.waveform:
+        encode(args)
+        return
+    what = f"checkpoint {args.checkpoint}" if args.checkpoint else f"encoder {args.size}, random weights"
+    print(f"{what}; {os.cpu_count()} cores, torch {torch.__version__}, chunks of {args.chunk} frames")
+    head = f"{'attention':10} {'minutes':>7} {'seconds':>9} {'x faster':>9} {'peak GiB':>9}"
+    if args.whole:
+        head += f" {'at once s':>9} {'GiB':>9}   greatest difference"
+    print(f"{head}\n{'-' * len(head)}")
+    with tempfile.TemporaryDirectory() as folder:
+        for attention in args.attention:
+            measure(args, attention, Path(folder))
+
+
+if __name__ == "__main__":
+    run_program(main)
