@@ -13,7 +13,7 @@ import argparse
 import json
 import math
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -68,9 +68,9 @@ def encode(args: argparse.Namespace) -> None:
         features = long_features(model.frontend, waveform, 4 * args.chunk)
         encoded = encode_long(model.encoder, features, args.chunk)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     np.save(args.encoded, encoded.numpy())
-    print(json.dumps({"seconds": seconds, "gib": peak}))
+    print(json.dumps({"seconds": seconds, "gib": int(peak[1]) / 2**20}))
 
 
 def run_apart(args: argparse.Namespace, attention: str, waveform: Path, encoded: Path, *more: str) -> dict:
@@ -85,12 +85,12 @@ def run_apart(args: argparse.Namespace, attention: str, waveform: Path, encoded:
     return json.loads(result.stdout)
 
 
-def measure(args: argparse.Namespace, attention: str, folder: Path) -> None:
+def measure(args: argparse.Namespace, attention: str, joined: np.ndarray, folder: Path) -> None:
     """Print one mechanism's rows and the exponent of time over length."""
     points = []
     for minutes in args.minutes:
         waveform, encoded, at_once = (folder / f"{name}.npy" for name in ("waveform", "chunks", "whole"))
-        np.save(waveform, join_recordings(args.audio, int(minutes * 60 * SAMPLE_RATE)).numpy())
+        np.save(waveform, joined[: int(minutes * 60 * SAMPLE_RATE)])
         took = run_apart(args, attention, waveform, encoded)
         points.append((minutes, took["seconds"]))
         line = f"{attention:10} {minutes:7g} {took['seconds']:9.2f} {minutes * 60 / took['seconds']:9.0f}"
@@ -137,9 +137,10 @@ def main() -> None:
     if args.whole:
         head += f" {'at once s':>9} {'GiB':>9}   greatest difference"
     print(f"{head}\n{'-' * len(head)}")
+    joined = join_recordings(args.audio, int(max(args.minutes) * 60 * SAMPLE_RATE)).numpy()
     with tempfile.TemporaryDirectory() as folder:
         for attention in args.attention:
-            measure(args, attention, Path(folder))
+            measure(args, attention, joined, Path(folder))
 
 
 if __name__ == "__main__":

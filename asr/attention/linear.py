@@ -43,8 +43,8 @@ class CentredAttention(SelfAttention):
 
     @property
     def kernel(self) -> str:
-        """Name of the feature map phi."""
-        return "elu"
+        """Name of the elementwise feature map phi; mechanisms with another say nothing."""
+        return "identity"
 
     @property
     def fused_gain(self) -> str | None:
@@ -109,3 +109,7 @@ class LinearAttention(NormalisedAttention):
     """
 
     FUSED_GAIN = "linear"
+
+    @property
+    def kernel(self) -> str:
+        return "elu"

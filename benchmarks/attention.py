@@ -1,0 +1,182 @@
+"""The attention core alone: fused kernels, eager and compiled PyTorch, and PyTorch's own softmax, in turns.
+
+    python benchmarks/attention.py                          # lengths 100 to 100 000 and three usual shapes
+    python benchmarks/attention.py --shapes 64x375 1x15000 --attention mala inline --positions rotary
+
+Shapes are BATCHxFRAMES at size S (4 heads of 36); every utterance of a batch has its full length. On a GPU
+inputs are bf16, as training gives them, and softmax is PyTorch's flash kernel; on a CPU all are fp32 and
+there are no fused kernels. "of copy" is the share of the bandwidth of a large copy, measured on the spot, at
+which a fused core moves what it must: q, k, v and the output forward, 11 such arrays with the gradients.
+"eager/" and "softmax/" say how many times as long those take. Medians; run it on an idle machine.
+"""
+
+import argparse
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asr.attention import ATTENTIONS, Frames
+from asr.attention.fused import set_mode
+from asr.errors import UserError, run_program
+
+DIM, HEADS = 144, 4
+LENGTHS = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
+FRAMES = 24_000  # of a batch, where the length allows for several utterances
+USUAL = ("64x375", "64x1500", "1x15000")
+MOST_PRODUCTS = {"cuda": 2e10, "cpu": 3e8}  # B N^2 beyond which softmax is left out
+
+
+class Clock:
+    """Times tasks in turns until each has run for ``budget`` seconds or ``rounds`` times."""
+
+    def __init__(self, device: str, rounds: int, budget: float = 3.0) -> None:
+        self.device, self.rounds, self.budget = device, rounds, budget
+
+    def medians(self, tasks: dict[str, Callable[[], object]]) -> dict[str, float]:
+        """Median seconds by task; a task that runs out of memory is left out."""
+        times: dict[str, list[float]] = {}
+        for name, task in tasks.items():
+            try:
+                for _ in range(2):  # compile, and fill the allocator's cache
+                    self.once(task)
+                times[name] = []
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+        for _ in range(self.rounds):
+            for name, taken in times.items():
+                if sum(taken) < self.budget:
+                    taken.append(self.once(tasks[name]))
+        return {name: statistics.median(taken) for name, taken in times.items()}
+
+    def once(self, task: Callable[[], object]) -> float:
+        """Seconds of one run."""
+        if self.device == "cpu":
+            started = time.perf_counter()
+            task()
+            return time.perf_counter() - started
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        task()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+
+def copy_bandwidth(clock: Clock) -> float:
+    """Bytes per second that a large copy reads and writes."""
+    x = torch.empty(2**28 if clock.device == "cuda" else 2**25, device=clock.device)
+    y = torch.empty_like(x)
+    return 2 * x.numel() * 4 / clock.medians({"copy": lambda: y.copy_(x)})["copy"]
+
+
+def cores(name: str, positions: str, device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """One mechanism's core by implementation, each from q, k, v (B, N, H, d)."""
+    module = ATTENTIONS[name](DIM, HEADS, positions).to(device)
+
+    def run(core, mode: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        frames = Frames.whole(torch.ones(q.shape[:2], dtype=torch.bool, device=device))
+        set_mode(mode)
+        return core(*(x.transpose(1, 2) for x in (q, k, v)), frames)
+
+    compiled = torch.compile(module.core, dynamic=False)
+    found = {
+        "eager": lambda *qkv: run(module.core, "eager", *qkv),
+        "compiled": lambda *qkv: run(compiled, "eager", *qkv),
+    }
+    set_mode("auto")
+    if module.eager_because(torch.empty(1, HEADS, 1, DIM // HEADS, device=device)) is None:
+        found["fused"] = lambda *qkv: run(module.core, "fused", *qkv)
+    return found
+
+
+def softmax(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """PyTorch's own, without positions or mask."""
+    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
+
+
+def measure(clock: Clock, args: argparse.Namespace, batch: int, n: int, copy: float) -> None:
+    """Print the rows of one shape."""
+    dtype = torch.bfloat16 if clock.device == "cuda" else torch.float32
+    shape = (batch, n, HEADS, DIM // HEADS)
+    leaves = [torch.randn(shape, device=clock.device, dtype=dtype, requires_grad=True) for _ in range(3)]
+    dy = torch.randn(shape, device=clock.device).transpose(1, 2)
+    gradients = {kind: dy.to(kind) for kind in (dtype, torch.float32)}  # eager cores return fp32
+    implementations = {
+        f"{name} {how}": core
+        for name in args.attention
+        for how, core in cores(name, args.positions, clock.device).items()
+        if not (how == "compiled" and args.no_compile)
+    }
+    if batch * n * n <= MOST_PRODUCTS[clock.device]:
+        implementations["softmax torch"] = softmax
+
+    def forward(core) -> None:
+        with torch.no_grad():
+            core(*leaves)
+
+    def both(core) -> None:
+        y = core(*leaves)
+        torch.autograd.grad(y, leaves, gradients[y.dtype])
+
+    forwards = clock.medians({name: lambda c=core: forward(c) for name, core in implementations.items()})
+    boths = clock.medians({name: lambda c=core: both(c) for name, core in implementations.items()})
+    size = batch * n * DIM * dtype.itemsize
+    for name in implementations:
+        row = f"{f'{batch}x{n}':>10} {name:18}"
+        for times, arrays in ((forwards, 4), (boths, 11)):
+            if name not in times:
+                row += f"{'out of memory':>32}"
+                continue
+            seconds = times[name]
+            row += f"{1e3 * seconds:10.3f}"
+            for yardstick, width in ((f"{name.split()[0]} eager", 7), ("softmax torch", 8)):
+                row += f"{times[yardstick] / seconds:{width}.1f}" if yardstick in times else f"{'-':>{width}}"
+            row += f"{100 * arrays * size / seconds / copy:6.0f} %" if name.endswith("fused") else f"{'':8}"
+        print(row, flush=True)
+
+
+def main() -> None:
+    """Parse the command line and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/attention.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    usual = [*(f"{max(1, FRAMES // n)}x{n}" for n in LENGTHS), *USUAL]
+    add("--shapes", nargs="+", default=usual, metavar="BxN", help="batches and frames (%(default)s)")
+    add("--attention", nargs="+", choices=ATTENTIONS, default=["linear", "inline", "mala"], help="mechanisms")
+    add("--positions", default="rotary", help="positions of all but softmax (%(default)s)")
+    add("--rounds", type=int, default=21, help="timed runs of each, at most (%(default)s)")
+    add("--no-compile", action="store_true", help="leave torch.compile out")
+    args = parser.parse_args()
+    shapes = []
+    for shape in args.shapes:
+        batch, _, n = shape.partition("x")
+        if not (batch.isdigit() and n.isdigit() and int(batch) and int(n)):
+            raise UserError(f"--shapes {shape}: must look like 64x375, utterances by frames")
+        shapes.append((int(batch), int(n)))
+    warnings.filterwarnings("ignore", ".*lru_cache.*")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
+    clock = Clock(device, args.rounds)
+    copy = copy_bandwidth(clock)
+    print(
+        f"{where}, torch {torch.__version__}, copy {copy / 1e9:.0f} GB/s, medians of up to {args.rounds} runs"
+    )
+    titles = f"{'ms':>10}{'eager/':>7}{'softmax/':>8}{'of copy':>8}"
+    print(f"{'':29}{'forward':>32}{'forward + backward':>32}")
+    print(f"{'shape':>10} {'core':18}{titles}{titles}")
+    for batch, n in shapes:
+        measure(clock, args, batch, n, copy)
+
+
+if __name__ == "__main__":
+    run_program(main)
