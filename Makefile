@@ -1,4 +1,4 @@
-# make demo   train and decode on synthetic speech, from nothing, in minutes (ATTENTION=softmax|linear|mala)
+# make demo   train and decode on synthetic speech, from nothing, in minutes (ATTENTION=mala|softmax|linear|...)
 # make test   lint and tests
 # Both make their own environment in .venv first; nothing is written outside this folder.
 

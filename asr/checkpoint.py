@@ -5,7 +5,10 @@ and the tokeniser, so that a checkpoint is all that decoding needs.
 """
 
 import io
+import os
 import pickle
+import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,17 @@ from lightning.fabric.plugins import CheckpointIO
 
 from asr.config import model_from_dict, model_to_dict
 from asr.errors import UserError
-from asr.files import atomic_write
+from asr.files import atomic_path
 from asr.model import Model, ModelConfig
 from asr.tokenizer import Tokenizer
 
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 _FORMAT = 1
 _PARTS = {"recipe", "state_dict", "global_step", "training"}
+
+
+class DamagedCheckpoint(UserError):
+    """A file that was a checkpoint once, or never was one."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +40,20 @@ class Recipe:
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes to a temporary file and renames it; reads tensors and plain values only."""
+    """Writes to a temporary file and renames it; reads tensors and plain values only.
+
+    The last checkpoint but one stays, as ``previous.ckpt``, for the case that a disk damages the last.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
         # By way of memory: on a full disk torch.save to a file fails with an error that does not say so.
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        atomic_write(path, buffer.getbuffer())
+        path = Path(path)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+            if path.name == LAST and path.exists():
+                _keep(path, path.with_name(PREVIOUS))
 
     def load_checkpoint(self, path, map_location=None, weights_only: bool | None = None) -> dict:
         return read_checkpoint(path)
@@ -58,20 +73,55 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
+        _check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(
+        raise DamagedCheckpoint(
             f"{path}: holds more than tensors and plain values, or is no checkpoint; not loaded"
         ) from None
     except PermissionError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except Exception:  # a damaged file makes PyTorch raise almost anything
-        raise UserError(f"{path}: not a checkpoint, or a damaged one") from None
+        raise DamagedCheckpoint(f"{path}: not a checkpoint, or a damaged one") from None
     if not isinstance(content, dict) or not content.keys() >= _PARTS:
         raise UserError(f"{path}: a PyTorch file, but not a checkpoint of train.py")
     if not isinstance(content["recipe"], dict) or content["recipe"].get("format") != _FORMAT:
         raise UserError(f"{path}: made by another version of train.py")
     return content
+
+
+def read_last(path: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint to go on from and its content: ``path``, or the one before where it is damaged.
+
+    (None, {}) where there is none. A damaged one is renamed and kept.
+    """
+    previous = path.with_name(PREVIOUS)
+    if path.exists():
+        try:
+            return path, read_checkpoint(path)
+        except DamagedCheckpoint as error:
+            if not previous.exists():
+                raise
+            aside = path.with_name(f"{path.name}.damaged")
+            path.replace(aside)
+            print(f"{error}; kept as {aside.name}, going on from {previous.name}, the one before")
+    return (previous, read_checkpoint(previous)) if previous.exists() else (None, {})
+
+
+def _keep(path: Path, other: Path) -> None:
+    """Make ``other`` hold what ``path`` holds, in one step."""
+    with atomic_path(other) as temporary:
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, temporary)
+
+
+def _check_sums(path: Path) -> None:
+    """Raise where a record's CRC-32 is wrong: torch.load does not look at them."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile
 
 
 def pack_recipe(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -95,7 +145,7 @@ def unpack_recipe(content: dict[str, Any], path: str | Path) -> Recipe:
 
 
 def load_model(path: str | Path) -> tuple[Model, Recipe]:
-    """Build the model of a checkpoint, in evaluation mode, on the CPU.
+    """Build the model of a checkpoint, in evaluation mode, on the CPU, with averaged weights if it has them.
 
     Raises:
         UserError: see ``read_checkpoint``; also where weights do not fit the configuration.
@@ -104,7 +154,7 @@ def load_model(path: str | Path) -> tuple[Model, Recipe]:
     recipe = unpack_recipe(content, path)
     model = Model(recipe.model, recipe.tokenizer.pieces)
     prefix = "model."
-    weights = {
+    weights = content.get("average") or {
         name.removeprefix(prefix): value
         for name, value in content["state_dict"].items()
         if name.startswith(prefix)

@@ -51,6 +51,10 @@ class TrainingConfig:
         schedule: after the warm-up, cosine (to 0 at the last step) or noam (inverse square root).
         weight_decay: AdamW's; not applied to biases and norms.
         clip: greatest gradient norm.
+        average: decay of the exponential moving average of the weights, with which is validated and
+            decoded; 0 for none.
+        skip_limit: the run ends after so many steps in a row whose gradient is not finite; such steps
+            are skipped and listed in skipped.jsonl.
         validate_every: steps between validations, each of which writes a checkpoint.
         seed: of weights, batches and augmentation.
         precision: auto (bf16 where the GPU or CPU has it, else fp32), fp32 or bf16. Attention's core,
@@ -69,6 +73,8 @@ class TrainingConfig:
     schedule: Literal["cosine", "noam"] = "noam"
     weight_decay: float = 1e-3
     clip: float = 5.0
+    average: float = 0.999
+    skip_limit: int = 20
     validate_every: int = 2_000
     seed: int = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -193,6 +199,8 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.peak_lr": training.peak_lr > 0,
         "--training.warmup": training.warmup >= 0,
         "--training.clip": training.clip > 0,
+        "--training.average": 0 <= training.average < 1,
+        "--training.skip_limit": training.skip_limit > 0,
         "--training.validate_every": training.validate_every > 0,
         "--training.devices": training.devices > 0,
     }

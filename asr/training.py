@@ -2,6 +2,7 @@
 
 import logging
 import math
+import random
 import warnings
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -12,13 +13,17 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from tqdm import tqdm
 
 from asr.attention.fused import set_mode
+from asr.averaging import Averaging
 from asr.checkpoint import (
+    LAST,
     AtomicCheckpointIO,
     check_same,
     pack_recipe,
     read_checkpoint,
+    read_last,
     unpack_recipe,
 )
 from asr.config import Config, TrainingConfig, dump_config
@@ -40,6 +45,8 @@ from asr.files import atomic_write, locked
 from asr.model import Model
 from asr.progress import TrainingProgress
 from asr.scoring import word_errors
+from asr.skipping import REPORT_EVERY, SkippedSteps
+from asr.termination import STATUS, SaveOnTermination
 from asr.tokenizer import Tokenizer
 
 
@@ -53,10 +60,23 @@ class TrainingTask(L.LightningModule):
         self.model = Model(config.model, tokenizer.pieces)
         self.audio_seconds = 0.0
         self.dev_errors = self.dev_words = 0
+        self.batch_number = 0  # of the next one, on this rank
+        self.skipped: SkippedSteps | None = None
+
+    def on_fit_start(self) -> None:
+        name = "skipped.jsonl" if self.global_rank == 0 else f"skipped.{self.global_rank}.jsonl"
+        self.skipped = SkippedSteps(self.config.out / name, self.config.training.skip_limit)
+
+    def on_train_batch_start(self, batch: Batch, index: int) -> None:
+        # Dropout and augmentation are a function of seed and batch too: a resumed run draws the same.
+        key = f"{self.config.training.seed} {self.batch_number} {self.global_rank}"
+        torch.manual_seed(random.Random(key).getrandbits(63))
+        self.batch_number += 1
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         log_probs, lengths = self.model(batch.waveforms, batch.lengths)
         losses = self.model.head.loss(log_probs, lengths, batch.targets, batch.target_lengths)
+        self.skipped.watch(batch.ids, losses)
         loss = losses.sum() / batch.target_lengths.sum()  # nats a piece
         self.log("train_loss", loss)
         self.log("audio_hours", self.audio_seconds / 3600)
@@ -103,7 +123,20 @@ class TrainingTask(L.LightningModule):
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, **_) -> None:
         # Lightning's own refuses a fused optimiser under bf16, for a reason that concerns fp16 only.
-        torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.training.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.training.clip)
+        self.skipped.gate(self.optimizers(use_pl_optimizer=False), norm, self.global_step + 1)
+
+    def on_train_batch_end(self, outputs, batch: Batch, index: int) -> None:
+        if self.global_step % REPORT_EVERY == 0:
+            self.report_skipped()
+
+    def on_train_end(self) -> None:
+        self.report_skipped()
+
+    def report_skipped(self) -> None:
+        """Say which steps were skipped; raises UserError where they are too many."""
+        for line in self.skipped.report():
+            tqdm.write(line)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["recipe"] = pack_recipe(self.config.model, self.tokenizer)
@@ -154,6 +187,7 @@ def train(config: Config) -> None:
     sampler = TrainingSampler(durations, config.training.seconds, config.training.seed)
     sampler.start = steps_done * config.training.accumulate * trainer.world_size
     dev_batches = make_batches([u.duration for u in dev], config.training.seconds, rng=None)
+    task.batch_number = steps_done * config.training.accumulate
     with ExitStack() as stack:
         if rank_zero_only.rank == 0:
             stack.enter_context(locked(config.out / "checkpoints", wait=False))
@@ -167,6 +201,9 @@ def train(config: Config) -> None:
             )
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
+    if any(isinstance(item, SaveOnTermination) and item.stopped for item in trainer.callbacks):
+        print(f"SIGTERM: saved after step {trainer.global_step}; the same command goes on from there")
+        raise SystemExit(STATUS)
 
 
 def _announce(
@@ -208,6 +245,9 @@ def _make_trainer(config: Config) -> L.Trainer:
     best = ModelCheckpoint(folder, "best", monitor="dev_wer", enable_version_counter=False)
     # After best, so that it holds best's score. (save_last would only copy a new best.)
     last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    callbacks = [best, last, LearningRateMonitor(), TrainingProgress(), SaveOnTermination(folder / LAST)]
+    if training.average:
+        callbacks.insert(0, Averaging(training.average))
     return L.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=training.devices,
@@ -221,7 +261,7 @@ def _make_trainer(config: Config) -> L.Trainer:
         use_distributed_sampler=False,
         log_every_n_steps=10,
         logger=TensorBoardLogger(config.out, name="", version="logs"),
-        callbacks=[best, last, LearningRateMonitor(), TrainingProgress()],
+        callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -237,17 +277,19 @@ def _has_bf16(on_gpu: bool) -> bool:
 
 def _find_checkpoint(config: Config, tokenizer: Tokenizer) -> tuple[str | None, int]:
     """The checkpoint that --resume means, checked to fit this run, and its steps; None, 0 to start afresh."""
-    last = config.out / "checkpoints" / "last.ckpt"
+    last = config.out / "checkpoints" / LAST
     if not config.resume:
         if last.exists():
             raise UserError(
                 f"--out {config.out} holds a run already; go on with --resume auto, or name another"
             )
         return None, 0
-    path = last if config.resume == "auto" else config.resume
-    if config.resume == "auto" and not last.exists():
-        return None, 0
-    content = read_checkpoint(path)
+    if config.resume == "auto":
+        path, content = read_last(last)
+        if path is None:
+            return None, 0
+    else:
+        path, content = config.resume, read_checkpoint(config.resume)
     check_same(path, unpack_recipe(content, path), config.model, tokenizer)
     # The first two would say one thing and do another (the optimiser's own state wins); the others
     # would put different batches in the place of those not seen yet.

@@ -35,7 +35,7 @@ MOST_PRODUCTS = {"cuda": 2e10, "cpu": 3e8}  # B N^2 beyond which softmax is left
 class Clock:
     """Times tasks in turns until each has run for ``budget`` seconds or ``rounds`` times."""
 
-    def __init__(self, device: str, rounds: int, budget: float = 3.0) -> None:
+    def __init__(self, device: str, rounds: int, budget: float = 1.5) -> None:
         self.device, self.rounds, self.budget = device, rounds, budget
 
     def medians(self, tasks: dict[str, Callable[[], object]]) -> dict[str, float]:
