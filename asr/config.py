@@ -53,6 +53,9 @@ class TrainingConfig:
         clip: greatest gradient norm.
         average: decay of the exponential moving average of the weights, with which is validated and
             decoded; 0 for none.
+        consistency: weight of the consistency between two SpecAugment views of each batch (CR-CTC,
+            0.2 in its paper); 0 for none. A step then passes the batch twice.
+        intermediate: weight of a second CTC loss, on the middle block (0.3 in its paper); 0 for none.
         skip_limit: the run ends after so many steps in a row whose gradient is not finite; such steps
             are skipped and listed in skipped.jsonl.
         validate_every: steps between validations, each of which writes a checkpoint.
@@ -62,7 +65,8 @@ class TrainingConfig:
         kernels: attention core on a GPU: auto (fused Triton kernels for the mechanisms that have them,
             else eager PyTorch), eager, or fused (an error where they cannot run).
         accelerator: auto, cpu or gpu.
-        devices: GPUs, or processes on a CPU.
+        devices: GPUs of this machine, or processes on a CPU.
+        nodes: machines; start train.py on each with torchrun.
     """
 
     steps: int = 100_000
@@ -74,6 +78,8 @@ class TrainingConfig:
     weight_decay: float = 1e-3
     clip: float = 5.0
     average: float = 0.999
+    consistency: float = 0.0
+    intermediate: float = 0.0
     skip_limit: int = 20
     validate_every: int = 2_000
     seed: int = 1
@@ -81,6 +87,7 @@ class TrainingConfig:
     kernels: Literal["auto", "eager", "fused"] = "auto"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
+    nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ class Config:
     training: TrainingConfig
     out: Path
     resume: str
+    dry_run: bool = False
 
 
 def parse_config(argv: list[str] | None = None) -> Config:
@@ -168,6 +176,11 @@ def _parser() -> ArgumentParser:
         default="",
         help="checkpoint to go on from; 'auto' takes the last one in --out, if there is one",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="time a few steps, print parameters, hours, memory and projected time, and leave nothing",
+    )
     sections = {"encoder": EncoderConfig, "frontend": FrontendConfig}
     sections |= {name: cls.Options for name, cls in ATTENTIONS.items() if fields(cls.Options)}
     sections |= {"data": DataConfig, "training": TrainingConfig}
@@ -200,9 +213,12 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.warmup": training.warmup >= 0,
         "--training.clip": training.clip > 0,
         "--training.average": 0 <= training.average < 1,
+        "--training.consistency": 0 <= training.consistency < math.inf,
+        "--training.intermediate": 0 <= training.intermediate < 1,
         "--training.skip_limit": training.skip_limit > 0,
         "--training.validate_every": training.validate_every > 0,
         "--training.devices": training.devices > 0,
+        "--training.nodes": training.nodes > 0,
     }
     for option, good in checks.items():
         if not good:
@@ -214,7 +230,7 @@ def _to_config(parsed: Namespace) -> Config:
             f"--training.steps {training.steps}: must be a multiple of "
             f"--training.validate_every {training.validate_every}"
         )
-    return Config(model, parsed.data, training, Path(parsed.out), parsed.resume)
+    return Config(model, parsed.data, training, Path(parsed.out), parsed.resume, parsed.dry_run)
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.attention import ATTENTIONS
+from asr.distributed import sum_over_ranks
 from asr.errors import UserError
 
 
@@ -88,13 +89,20 @@ class Encoder(nn.Module):
             mechanism = ATTENTIONS[attention](config.dim, config.heads, positions, options)
             self.blocks.append(ConformerBlock(config, mechanism))
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """features (B, T, F) and lengths (B,) in frames to (B, N, D) and lengths (B,), N = ceil(T/4)."""
+    def forward(
+        self, features: Tensor, lengths: Tensor, middle: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """features (B, T, F) and lengths (B,) in frames to (B, N, D) and lengths (B,), N = ceil(T/4).
+
+        ``middle``, if given, receives the output (B, N, D) of the block in the middle.
+        """
         x, lengths = self.subsampling(features, lengths)
         x = self.dropout(x)
         valid = valid_frames(lengths, x.shape[1])
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, start=1):
             x = block(x, valid)
+            if middle is not None and number == (len(self.blocks) + 1) // 2:
+                middle.append(x)
         return x, lengths
 
     def attention_core(self, device: torch.device) -> str:
@@ -200,7 +208,7 @@ class Convolution(nn.Module):
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch normalisation whose statistics leave padding out. Computed in fp32."""
+    """Batch normalisation whose statistics leave padding out and take in all ranks. Computed in fp32."""
 
     def __init__(self, dim: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
@@ -215,15 +223,23 @@ class MaskedBatchNorm(nn.Module):
         mean, var = self.running_mean, self.running_var
         if self.training:
             keep = valid[..., None]
-            count = valid.sum().clamp(min=1)
             wide = x.to(mean.dtype)
-            mean = (wide * keep).sum((0, 1)) / count
-            var = ((wide - mean).square() * keep).sum((0, 1)) / count
-            with torch.no_grad():
-                self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(var * count / (count - 1).clamp(min=1), self.momentum)
+            # With the count in one tensor, so that several ranks exchange one message.
+            sums = torch.cat(((wide * keep).sum((0, 1)), valid.sum()[None].to(mean.dtype)))
+            sums = sum_over_ranks(sums)
+            count = sums[-1].clamp(min=1)
+            mean = sums[:-1] / count
+            var = sum_over_ranks(((wide - mean).square() * keep).sum((0, 1))) / count
+            self._remember(mean.detach(), (var * count / (count - 1).clamp(min=1)).detach())
         scale = self.weight * torch.rsqrt(var + self.eps)
         return (x * scale + (self.bias - mean * scale)).to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, var: Tensor) -> None:
+        # A batch without numbers is skipped by the optimiser; it must not stay in these averages either.
+        usable = (mean + var).isfinite().all()
+        self.running_mean.lerp_(torch.where(usable, mean, self.running_mean), self.momentum)
+        self.running_var.lerp_(torch.where(usable, var, self.running_var), self.momentum)
 
 
 def halve(length):

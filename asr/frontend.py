@@ -53,15 +53,21 @@ class Frontend(nn.Module):
         )
 
     @torch.no_grad()
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """waveforms (B, S) float in [-1, 1], lengths (B,) in samples to (B, T, mels), lengths (B,)."""
+    def forward(self, waveforms: Tensor, lengths: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
+        """waveforms (B, S) float in [-1, 1], lengths (B,) in samples to (B, T, mels), lengths (B,).
+
+        In training mode with several ``views``, the batch comes so many times, each masked anew:
+        (views B, T, mels).
+        """
         with torch.autocast(waveforms.device.type, enabled=False):
             if self.training:
                 waveforms, lengths = self.perturb_speed(waveforms, lengths)
             x = self.log_mel(waveforms)
             lengths = frame_lengths(lengths)
             x = normalise(x, valid_frames(lengths, x.shape[1]))
-            return (self.mask(x, lengths) if self.training else x), lengths
+            if not self.training:
+                return x, lengths
+            return torch.cat([self.mask(x, lengths) for _ in range(views)]), lengths.repeat(views)
 
     def log_mel(self, waveforms: Tensor) -> Tensor:
         """waveforms (B, S) to log-mel features (B, T, mels), not normalised."""

@@ -49,13 +49,16 @@ class Model(nn.Module):
         )
         self.head = CTCHead(self.encoder.dim, pieces)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, waveforms: Tensor, lengths: Tensor, views: int = 1, middle: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """waveforms (B, S), lengths (B,) in samples to (B, N, classes) fp32 and lengths (B,).
 
-        One frame stands for 40 ms. Frames beyond an utterance's length mean nothing.
+        One frame stands for 40 ms. Frames beyond an utterance's length mean nothing. ``views`` and
+        ``middle`` are for training: see the frontend and the encoder.
         """
-        features, lengths = self.frontend(waveforms, lengths)
-        x, lengths = self.encoder(features, lengths)
+        features, lengths = self.frontend(waveforms, lengths, views)
+        x, lengths = self.encoder(features, lengths, middle)
         return self.head(x), lengths
 
 

@@ -40,6 +40,8 @@ from asr.data import (
     write_excluded,
 )
 from asr.decoding.greedy import greedy
+from asr.distributed import sum_over_ranks, world_size
+from asr.dry_run import dry_run
 from asr.errors import UserError
 from asr.files import atomic_write, locked
 from asr.model import Model
@@ -74,10 +76,8 @@ class TrainingTask(L.LightningModule):
         self.batch_number += 1
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        log_probs, lengths = self.model(batch.waveforms, batch.lengths)
-        losses = self.model.head.loss(log_probs, lengths, batch.targets, batch.target_lengths)
+        loss, losses = training_loss(self.model, batch, self.config.training)
         self.skipped.watch(batch.ids, losses)
-        loss = losses.sum() / batch.target_lengths.sum()  # nats a piece
         self.log("train_loss", loss)
         self.log("audio_hours", self.audio_seconds / 3600)
         return loss
@@ -147,6 +147,27 @@ class TrainingTask(L.LightningModule):
         self.audio_seconds = checkpoint["audio_seconds"]
 
 
+def training_loss(model: Model, batch: Batch, config: TrainingConfig) -> tuple[Tensor, Tensor]:
+    """The loss to descend, in nats a piece, and each utterance's share (B,) of it before that division.
+
+    Divided by the pieces of all ranks over their number: the mean of the ranks' gradients is then the
+    gradient of the whole batch, however its pieces are spread.
+    """
+    views = 2 if config.consistency else 1
+    middle: list[Tensor] | None = [] if config.intermediate else None
+    log_probs, lengths = model(batch.waveforms, batch.lengths, views, middle)
+    targets, target_lengths = batch.targets.repeat(views, 1), batch.target_lengths.repeat(views)
+    losses = model.head.loss(log_probs, lengths, targets, target_lengths)
+    if middle:  # intermediate CTC (Lee and Watanabe, arXiv 2102.03216)
+        inner = model.head.loss(model.head(middle[0]), lengths, targets, target_lengths)
+        losses = (1 - config.intermediate) * losses + config.intermediate * inner
+    losses = losses.view(views, -1).mean(0)
+    if config.consistency:
+        losses = losses + config.consistency * model.head.consistency(log_probs, lengths)
+    pieces = sum_over_ranks(batch.target_lengths.sum())
+    return losses.sum() * world_size() / pieces, losses
+
+
 def lr_factor(step: int, config: TrainingConfig) -> float:
     """Learning rate at a step as a share of the peak: linear warm-up, then noam's or cosine's fall."""
     if step < config.warmup:
@@ -160,6 +181,8 @@ def lr_factor(step: int, config: TrainingConfig) -> float:
 def train(config: Config) -> None:
     """Run training as configured; leaves config.yaml, checkpoints and logs in ``config.out``.
 
+    A dry run leaves nothing and prints what the real one would take.
+
     Raises:
         UserError: anything wrong with the data, the options, or the checkpoint to go on from; another
             training at work in ``config.out``.
@@ -168,7 +191,7 @@ def train(config: Config) -> None:
     set_mode(config.training.kernels)
     tokenizer = Tokenizer.load(config.data.tokenizer)
     task = TrainingTask(config, tokenizer)
-    checkpoint, steps_done = _find_checkpoint(config, tokenizer)
+    checkpoint, steps_done = (None, 0) if config.dry_run else _find_checkpoint(config, tokenizer)
 
     utterances, excluded = split_trainable(
         read_splits(config.data.folder, config.data.train),
@@ -181,10 +204,13 @@ def train(config: Config) -> None:
     dev = read_splits(config.data.folder, [config.data.dev])
     if not any(utterance.text.strip() for utterance in dev):
         raise UserError(f"--data.dev {config.data.dev}: no utterance has a word to validate on")
-    trainer = _make_trainer(config)
-
     durations = [utterance.duration for utterance in utterances]
     sampler = TrainingSampler(durations, config.training.seconds, config.training.seed)
+    loader = make_loader(SpeechDataset(utterances, tokenizer), sampler, config.data.workers)
+    if config.dry_run:
+        dry_run(config, task, loader, durations, _where(config.training))
+        return
+    trainer = _make_trainer(config)
     sampler.start = steps_done * config.training.accumulate * trainer.world_size
     dev_batches = make_batches([u.duration for u in dev], config.training.seconds, rng=None)
     task.batch_number = steps_done * config.training.accumulate
@@ -195,7 +221,7 @@ def train(config: Config) -> None:
         try:
             trainer.fit(
                 task,
-                make_loader(SpeechDataset(utterances, tokenizer), sampler, config.data.workers),
+                loader,
                 make_loader(SpeechDataset(dev, tokenizer), FixedBatches(dev_batches), config.data.workers),
                 ckpt_path=checkpoint,
             )
@@ -231,10 +257,6 @@ def _announce(
 
 def _make_trainer(config: Config) -> L.Trainer:
     training = config.training
-    on_gpu = training.accelerator != "cpu" and torch.cuda.is_available()
-    if training.accelerator == "gpu" and not on_gpu:
-        raise UserError("--training.accelerator gpu: no GPU that PyTorch can use was found")
-    bf16 = training.precision == "bf16" or (training.precision == "auto" and _has_bf16(on_gpu))
     # Lightning's advice for other kinds of project: its devices, its tips, workers, endless epochs.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
@@ -249,12 +271,9 @@ def _make_trainer(config: Config) -> L.Trainer:
     if training.average:
         callbacks.insert(0, Averaging(training.average))
     return L.Trainer(
-        accelerator="gpu" if on_gpu else "cpu",
-        devices=training.devices,
-        precision="bf16-mixed" if bf16 else "32-true",
+        **_where(training),
         max_steps=training.steps,
         max_epochs=-1,
-        accumulate_grad_batches=training.accumulate,
         val_check_interval=training.validate_every * training.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -266,6 +285,21 @@ def _make_trainer(config: Config) -> L.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _where(training: TrainingConfig) -> dict:
+    """The Trainer's options that say on what and how a step runs."""
+    on_gpu = training.accelerator != "cpu" and torch.cuda.is_available()
+    if training.accelerator == "gpu" and not on_gpu:
+        raise UserError("--training.accelerator gpu: no GPU that PyTorch can use was found")
+    bf16 = training.precision == "bf16" or (training.precision == "auto" and _has_bf16(on_gpu))
+    return {
+        "accelerator": "gpu" if on_gpu else "cpu",
+        "devices": training.devices,
+        "num_nodes": training.nodes,
+        "precision": "bf16-mixed" if bf16 else "32-true",
+        "accumulate_grad_batches": training.accumulate,
+    }
 
 
 def _has_bf16(on_gpu: bool) -> bool:
@@ -293,7 +327,7 @@ def _find_checkpoint(config: Config, tokenizer: Tokenizer) -> tuple[str | None, 
     check_same(path, unpack_recipe(content, path), config.model, tokenizer)
     # The first two would say one thing and do another (the optimiser's own state wins); the others
     # would put different batches in the place of those not seen yet.
-    for name in ("peak_lr", "weight_decay", "seconds", "seed", "accumulate", "devices"):
+    for name in ("peak_lr", "weight_decay", "seconds", "seed", "accumulate", "devices", "nodes"):
         here, there = getattr(config.training, name), content["training"][name]
         if here != there:
             raise UserError(f"--training.{name} {here}: {path} was trained with {there}; they must agree")

@@ -39,6 +39,28 @@ class CTCHead(nn.Module):
                 log_probs.transpose(0, 1), targets, lengths, target_lengths, BLANK, reduction="none"
             )
 
+    @staticmethod
+    def consistency(log_probs: Tensor, lengths: Tensor) -> Tensor:
+        """How far two views of each utterance are apart (CR-CTC, Yao et al., arXiv 2410.05101), in nats.
+
+            1/2 sum_t [KL(stop(p_b,t) || p_a,t) + KL(stop(p_a,t) || p_b,t)]
+
+        Args:
+            log_probs: (2 B, N, classes), the first views before the second ones.
+            lengths: (2 B,) valid frames.
+
+        Returns:
+            (B,); gradients flow into the second arguments of KL only.
+        """
+        a, b = log_probs.chunk(2)
+        valid = torch.arange(a.shape[1], device=a.device) < lengths.chunk(2)[0][:, None]
+
+        def divergence(target: Tensor, found: Tensor) -> Tensor:
+            target = target.detach()
+            return (target.exp() * (target - found)).sum(-1)
+
+        return (0.5 * (divergence(a, b) + divergence(b, a)) * valid).sum(-1)
+
 
 def frames_needed(classes: list[int]) -> int:
     """Frames that CTC needs for these classes: one each, and a blank between equal neighbours."""

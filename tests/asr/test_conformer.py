@@ -71,6 +71,24 @@ def test_masked_batch_norm_equals_batch_norm_on_the_valid_frames():
     assert torch.allclose(ours.eval()(x, valid)[valid], theirs.eval()(x[valid]))
 
 
+def test_a_batch_without_numbers_leaves_no_trace_in_the_running_statistics():
+    norm, valid = MaskedBatchNorm(6), torch.ones(2, 5, dtype=torch.bool)
+    norm(torch.randn(2, 5, 6), valid)
+    before = norm.running_mean.clone(), norm.running_var.clone()
+    norm(torch.full((2, 5, 6), float("nan")), valid)
+    assert torch.equal(norm.running_mean, before[0]) and torch.equal(norm.running_var, before[1])
+
+
+def test_the_middle_block_can_be_tapped():
+    encoder = Encoder(dataclasses.replace(TINY, layers=3), 20, "mala").eval()
+    features, lengths = torch.randn(1, 30, 20), torch.tensor([30])
+    middle = []
+    whole, _ = encoder(features, lengths, middle)
+    del encoder.blocks[2]
+    assert len(middle) == 1 and torch.equal(middle[0], encoder(features, lengths)[0])
+    assert not torch.equal(middle[0], whole)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

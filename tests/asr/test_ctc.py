@@ -55,3 +55,23 @@ def test_greedy_merges_repeats_and_drops_blanks():
     log_probs = torch.nn.functional.one_hot(path, 4).float()
     assert greedy(log_probs, torch.tensor([8])) == [[3, 3, 1, 2]]
     assert greedy(log_probs, torch.tensor([5])) == [[3, 3]]
+
+
+def test_consistency_is_the_symmetric_divergence_of_two_views():
+    torch.manual_seed(0)
+    a, b = (torch.randn(3, 7, 5, dtype=torch.float64).log_softmax(-1).requires_grad_() for _ in range(2))
+    lengths = torch.tensor([7, 3, 1])
+    found = CTCHead.consistency(torch.cat((a, b)), lengths.repeat(2))
+    for row, length in enumerate(lengths.tolist()):
+        expected = sum(
+            0.5 * (x.exp() * (x - y)).sum()
+            for n in range(length)
+            for x, y in ((a[row, n], b[row, n]), (b[row, n], a[row, n]))
+        )
+        assert torch.allclose(found[row], expected)
+    found.sum().backward()
+    # Only the second argument of each divergence is trained: the gradient in a is -p_b / 2.
+    assert torch.allclose(a.grad[0], -0.5 * b[0].exp().detach())
+    assert (a.grad[1, 3:] == 0).all()
+    same = torch.cat((a, a)).detach()
+    assert CTCHead.consistency(same, lengths.repeat(2)).abs().max() < 1e-12

@@ -6,9 +6,13 @@ import torch
 
 from asr.checkpoint import read_checkpoint
 from asr.config import TrainingConfig, parse_config
+from asr.conformer import EncoderConfig
+from asr.data import Batch
 from asr.errors import UserError
 from asr.files import locked
-from asr.training import TrainingTask, lr_factor, train
+from asr.frontend import FrontendConfig
+from asr.model import Model, ModelConfig
+from asr.training import TrainingTask, lr_factor, train, training_loss
 
 TINY = """
 attention: mala
@@ -124,6 +128,46 @@ def test_utterances_left_out_are_listed(run, corpus, tmp_path, capsys):
 def test_nothing_left_to_train_on_is_an_error(run):
     with pytest.raises(UserError, match="no utterance can be trained on"):
         run("--data.max_seconds", "0.1")
+
+
+def test_a_dry_run_projects_and_leaves_nothing(run, tmp_path, capsys):
+    folder = run("--dry-run", "--training.steps", "3000")
+    told = capsys.readouterr().out
+    for part in ("M parameters", "an epoch", "steps: 3000", "GiB at its peak", "x real time", "projected: "):
+        assert part in told
+    assert not folder.exists()
+
+
+class TestLoss:
+    @pytest.fixture
+    def batch(self):
+        torch.manual_seed(0)
+        waveforms, lengths = torch.randn(2, 16_000), torch.tensor([16_000, 9_000])
+        return Batch(
+            ["a", "b"], waveforms, lengths, torch.tensor([[1, 2, 3], [4, 5, 0]]), lengths.new([3, 2]), []
+        )
+
+    @staticmethod
+    def loss(batch, **options):
+        torch.manual_seed(1)
+        encoder = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
+        model = Model(ModelConfig("mala", encoder=encoder, frontend=FrontendConfig(mels=20)), 12).train()
+        torch.manual_seed(2)
+        loss, losses = training_loss(model, batch, TrainingConfig(**options))
+        assert losses.shape == (2,) and torch.allclose(loss, losses.sum() / 5)
+        return loss.item()
+
+    def test_a_mean_over_pieces(self, batch):
+        assert self.loss(batch) > 0
+
+    def test_intermediate_ctc_is_a_weighted_mean(self, batch):
+        """Linear in its weight, so that halves lie halfway."""
+        plain, half, more = (self.loss(batch, intermediate=w) for w in (0.0, 0.2, 0.4))
+        assert plain != half and 2 * half == pytest.approx(plain + more, rel=1e-5)
+
+    def test_consistency_comes_on_top_of_the_mean_of_two_views(self, batch):
+        little, half, more = (self.loss(batch, consistency=w) for w in (1e-9, 0.2, 0.4))
+        assert little < half < more and 2 * half == pytest.approx(little + more, rel=1e-5)
 
 
 def test_schedules():

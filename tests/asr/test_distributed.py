@@ -1,0 +1,73 @@
+"""Two processes with half a batch each do what one does with the whole."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from asr.config import TrainingConfig
+from asr.conformer import EncoderConfig
+from asr.data import Batch
+from asr.frontend import FrontendConfig
+from asr.model import Model, ModelConfig
+from asr.training import training_loss
+
+ENCODER = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
+FRONTEND = FrontendConfig(mels=20, frequency_masks=0, time_masks=0, speeds=(1.0,))
+
+
+def gradients(config: TrainingConfig, rows: slice) -> dict[str, torch.Tensor]:
+    """Gradients and batch statistics from some rows of a fixed batch."""
+    torch.manual_seed(0)
+    model = Model(ModelConfig("mala", encoder=ENCODER, frontend=FRONTEND), pieces=12).double().train()
+    samples, pieces = torch.tensor([16_000, 9_000, 12_345, 5_000]), torch.tensor([5, 2, 4, 1])
+    waveforms, targets = torch.randn(4, 16_000, dtype=torch.float64), torch.randint(1, 13, (4, 5))
+    ids = list("abcd")
+    batch = Batch(ids[rows], waveforms[rows], samples[rows], targets[rows], pieces[rows], ids[rows])
+    loss, losses = training_loss(model, batch, config)
+    assert losses.shape == (len(batch.ids),)
+    loss.backward()
+    found = {name: p.grad for name, p in model.named_parameters()}
+    return found | {name: value for name, value in model.named_buffers() if "running" in name}
+
+
+def rank_main(rank: int, meeting: str, out: str, config: TrainingConfig) -> None:
+    """One of the two processes."""
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    found = gradients(config, slice(rank, None, 2))
+    for name, value in found.items():
+        if "running" not in name:  # what DistributedDataParallel does
+            dist.all_reduce(value)
+            value /= 2
+    torch.save(found, f"{out}.{rank}")
+    dist.destroy_process_group()
+
+
+CODE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_distributed import TrainingConfig, rank_main
+rank_main(int(sys.argv[2]), sys.argv[3], sys.argv[4], TrainingConfig(intermediate=float(sys.argv[5])))
+"""
+
+
+@pytest.mark.parametrize("intermediate", [0.0, 0.3])
+def test_two_ranks_with_half_the_batch_give_the_gradients_of_one_with_the_whole(tmp_path, intermediate):
+    config = TrainingConfig(intermediate=intermediate)
+    with tempfile.TemporaryDirectory() as folder:
+        rest = [f"{folder}/meeting", str(tmp_path / "found"), str(config.intermediate)]
+        processes = [
+            subprocess.Popen([sys.executable, "-c", CODE, str(Path(__file__).parent), str(rank), *rest])
+            for rank in range(2)
+        ]
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    whole = gradients(config, slice(None))
+    for rank in range(2):
+        found = torch.load(tmp_path / f"found.{rank}", weights_only=True)
+        assert found.keys() == whole.keys()
+        for name, value in found.items():
+            assert torch.allclose(value, whole[name], rtol=1e-8, atol=1e-12), name
