@@ -1,6 +1,5 @@
 """What a training run would take, from a few timed steps. Nothing is written."""
 
-import logging
 import re
 import statistics
 import time
@@ -44,7 +43,6 @@ def dry_run(config: Config, task: L.LightningModule, loader, durations: list[flo
     ranks = training.devices * training.nodes
     passed = training.steps * training.accumulate * ranks  # batches of the whole run
     watch = _Stopwatch()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = L.Trainer(
         **options,
         max_steps=STEPS,

@@ -189,6 +189,7 @@ def train(config: Config) -> None:
     """
     L.seed_everything(config.training.seed, workers=True, verbose=False)
     set_mode(config.training.kernels)
+    _quieten_lightning()
     tokenizer = Tokenizer.load(config.data.tokenizer)
     task = TrainingTask(config, tokenizer)
     checkpoint, steps_done = (None, 0) if config.dry_run else _find_checkpoint(config, tokenizer)
@@ -255,14 +256,18 @@ def _announce(
     print(f"attention core: {task.model.encoder.attention_core(device)}")
 
 
-def _make_trainer(config: Config) -> L.Trainer:
-    training = config.training
-    # Lightning's advice for other kinds of project: its devices, its tips, workers, endless epochs.
+def _quieten_lightning() -> None:
+    """Leave its advice for other kinds of project out: devices, tips, workers, endless epochs."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*but have no `val_dataloader`.*")  # of a dry run
+
+
+def _make_trainer(config: Config) -> L.Trainer:
+    training = config.training
     folder = config.out / "checkpoints"
     best = ModelCheckpoint(folder, "best", monitor="dev_wer", enable_version_counter=False)
     # After best, so that it holds best's score. (save_last would only copy a new best.)
