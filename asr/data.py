@@ -3,12 +3,13 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -20,6 +21,7 @@ from asr.frontend import SAMPLE_RATE
 from asr.heads.ctc import frames_needed
 from asr.manifest import Utterance, read_manifest
 from asr.model import encoded_frames
+from asr.packed import read_packed
 from asr.tokenizer import Tokenizer
 
 
@@ -27,7 +29,7 @@ class Batch(NamedTuple):
     """Padded utterances."""
 
     ids: list[str]
-    waveforms: Tensor  # (B, S) fp32 in [-1, 1]
+    waveforms: Tensor  # (B, S) fp32 in [-1, 1]; int16 where all are packed (the frontend takes both)
     lengths: Tensor  # (B,) samples
     targets: Tensor  # (B, U) classes, padded with 0
     target_lengths: Tensor  # (B,)
@@ -86,8 +88,28 @@ def write_excluded(path: str | Path, excluded: list[Excluded]) -> str:
     return ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items()))
 
 
+def read_samples(utterance: Utterance) -> np.ndarray:
+    """The utterance at 16 kHz: (S,) fp32 in [-1, 1], or int16, a view of its file, where it is packed.
+
+    Raises:
+        UserError: it cannot be read, or is not as long as its manifest says.
+    """
+    if utterance.offset is None:
+        samples = load(utterance.audio, SAMPLE_RATE).numpy()
+    else:
+        samples = read_packed(utterance.audio, utterance.offset, utterance.samples)
+    seconds = len(samples) / SAMPLE_RATE
+    # Batches are sized, and utterances too short for their text found, by the manifest's figure.
+    if abs(seconds - utterance.duration) > 0.02:
+        raise UserError(
+            f"{utterance.audio}: {seconds:.2f} s long, but {utterance.duration:.2f} s in its manifest; "
+            "prepare the data again"
+        )
+    return samples
+
+
 class SpeechDataset(Dataset):
-    """Utterances by index: waveform (S,), classes (U,), the utterance itself."""
+    """Utterances by index: samples (S,) as ``read_samples`` gives them, classes (U,), the utterance."""
 
     def __init__(self, utterances: list[Utterance], tokenizer: Tokenizer) -> None:
         self.utterances = utterances
@@ -96,31 +118,35 @@ class SpeechDataset(Dataset):
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Utterance]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Tensor, Utterance]:
         utterance = self.utterances[index]
         classes = torch.tensor(self.tokenizer.encode(utterance.text), dtype=torch.long)
-        waveform = load(utterance.audio, SAMPLE_RATE)
-        seconds = len(waveform) / SAMPLE_RATE
-        # Batches are sized, and utterances too short for their text found, by the manifest's figure.
-        if abs(seconds - utterance.duration) > 0.02:
-            raise UserError(
-                f"{utterance.audio}: {seconds:.2f} s long, but {utterance.duration:.2f} s in its manifest; "
-                "prepare the data again"
-            )
-        return waveform, classes, utterance
+        return read_samples(utterance), classes, utterance
 
 
-def collate(items: list[tuple[Tensor, Tensor, Utterance]]) -> Batch:
-    """Pad waveforms and classes with zeros."""
+def collate(items: list[tuple[np.ndarray, Tensor, Utterance]]) -> Batch:
+    """Pad waveforms and classes with zeros. Waveforms stay int16 where all of them are."""
     waveforms, targets, utterances = zip(*items, strict=True)
     return Batch(
         ids=[utterance.id for utterance in utterances],
-        waveforms=torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True),
+        waveforms=_pad(waveforms),
         lengths=torch.tensor([len(waveform) for waveform in waveforms]),
         targets=torch.nn.utils.rnn.pad_sequence(targets, batch_first=True),
         target_lengths=torch.tensor([len(target) for target in targets]),
         texts=[utterance.text for utterance in utterances],
     )
+
+
+def _pad(waveforms: Sequence[np.ndarray]) -> Tensor:
+    packed = all(waveform.dtype == np.int16 for waveform in waveforms)
+    shape = len(waveforms), max(map(len, waveforms))
+    padded = torch.empty(shape, dtype=torch.int16 if packed else torch.float32)
+    for row, waveform in zip(padded.numpy(), waveforms, strict=True):
+        if waveform.dtype != row.dtype:  # a packed one among others
+            waveform = waveform / np.float32(32768)
+        row[: len(waveform)] = waveform  # from the file's map to its place in the batch in one copy
+        row[len(waveform) :] = 0
+    return padded
 
 
 def make_batches(durations: list[float], seconds: float, rng: random.Random | None) -> list[list[int]]:

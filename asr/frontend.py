@@ -54,12 +54,13 @@ class Frontend(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor, lengths: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
-        """waveforms (B, S) float in [-1, 1], lengths (B,) in samples to (B, T, mels), lengths (B,).
+        """waveforms (B, S), lengths (B,) in samples to (B, T, mels), lengths (B,).
 
-        In training mode with several ``views``, the batch comes so many times, each masked anew:
+        Waveforms are float in [-1, 1], or 16-bit integers as packed recordings have them. In training mode with several ``views``, the batch comes so many times, each masked anew:
         (views B, T, mels).
         """
         with torch.autocast(waveforms.device.type, enabled=False):
+            waveforms = as_float(waveforms)
             if self.training:
                 waveforms, lengths = self.perturb_speed(waveforms, lengths)
             x = self.log_mel(waveforms)
@@ -71,6 +72,7 @@ class Frontend(nn.Module):
 
     def log_mel(self, waveforms: Tensor) -> Tensor:
         """waveforms (B, S) to log-mel features (B, T, mels), not normalised."""
+        waveforms = as_float(waveforms)
         # A recording shorter than one window still gives one frame.
         shortfall = FFT - waveforms.shape[1]
         if shortfall > 0:
@@ -97,6 +99,11 @@ class Frontend(nn.Module):
         widest = (lengths * config.time_width).long()
         time = _random_bands(config.time_masks, widest[:, None], lengths, x.shape[1])
         return x.masked_fill(frequency[:, None, :] | time[:, :, None], 0.0)
+
+
+def as_float(waveforms: Tensor) -> Tensor:
+    """16-bit samples to [-1, 1]; floats as they are. Done here, on the device, 16 bits travel there."""
+    return waveforms if waveforms.is_floating_point() else waveforms / 32768
 
 
 def frame_lengths(samples):

@@ -1,7 +1,8 @@
 """Manifests: JSON lines, one utterance a line. The only place that knows their format.
 
 A line holds ``id``, ``audio`` (a path; relative ones start at the manifest's folder), ``duration`` in
-seconds, ``text`` and ``speaker``.
+seconds, ``text`` and ``speaker``. Where ``audio`` holds several utterances (``data_prep.pack``), the line
+has ``offset`` and ``samples`` as well: the utterance's first sample in the file, and how many it has.
 """
 
 import json
@@ -24,9 +25,12 @@ class Utterance:
     duration: float
     text: str
     speaker: str
+    offset: int | None = None  # both, or neither
+    samples: int | None = None
 
 
 _TYPES = {"id": str, "audio": str, "duration": (int, float), "text": str, "speaker": str}
+_PACKED_TYPES = {**_TYPES, "offset": int, "samples": int}
 
 
 def read_manifest(path: str | Path) -> list[Utterance]:
@@ -62,7 +66,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     folder = path.parent.resolve()
     lines = []
     for utterance in utterances:
-        record = asdict(utterance)
+        record = {name: value for name, value in asdict(utterance).items() if value is not None}
         audio = Path(utterance.audio).resolve()
         record["audio"] = str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio)
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
@@ -76,16 +80,20 @@ def _parse(line: str, where: str, folder: Path) -> Utterance:
         raise UserError(f"{where}: not a line of JSON: {getattr(error, 'msg', error)}") from None
     if not isinstance(record, dict):
         raise UserError(f"{where}: not a JSON object")
-    for name, kind in _TYPES.items():
+    packed = "offset" in record or "samples" in record
+    types = _PACKED_TYPES if packed else _TYPES
+    for name, kind in types.items():
         if name not in record:
             raise UserError(f"{where}: field {name!r} is missing")
         if not isinstance(record[name], kind) or isinstance(record[name], bool):
             raise UserError(f"{where}: field {name!r} has the wrong type: {record[name]!r}")
     if not 0 < record["duration"] < math.inf:
         raise UserError(f"{where}: duration {record['duration']} is not positive and finite")
+    if packed and (record["offset"] < 0 or record["samples"] < 1):
+        raise UserError(f"{where}: no samples at offset {record['offset']}, samples {record['samples']}")
     if not record["id"] or len(record["id"].split()) != 1:
         raise UserError(f"{where}: id {record['id']!r} is empty or holds a blank")
     if "\n" in record["text"] or "\r" in record["text"]:
         raise UserError(f"{where}: the text goes over several lines")
     record["audio"] = os.path.normpath(folder.absolute() / record["audio"])
-    return Utterance(**{name: record[name] for name in _TYPES})
+    return Utterance(**{name: record[name] for name in types})

@@ -85,6 +85,7 @@ def cores(name: str, positions: str, device: str) -> dict[str, Callable[[Tensor,
         set_mode(mode)
         return core(*(x.transpose(1, 2) for x in (q, k, v)), frames)
 
+    torch._dynamo.reset()  # it compiles a function for eight shapes, and then no more
     compiled = torch.compile(module.core, dynamic=False)
     found = {
         "eager": lambda *qkv: run(module.core, "eager", *qkv),
