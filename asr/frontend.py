@@ -56,8 +56,8 @@ class Frontend(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
         """waveforms (B, S), lengths (B,) in samples to (B, T, mels), lengths (B,).
 
-        Waveforms are float in [-1, 1], or 16-bit integers as packed recordings have them. In training mode with several ``views``, the batch comes so many times, each masked anew:
-        (views B, T, mels).
+        Waveforms are float in [-1, 1], or 16-bit integers as packed recordings have them. In training
+        mode with several ``views``, the batch comes so many times, each masked anew: (views B, T, mels).
         """
         with torch.autocast(waveforms.device.type, enabled=False):
             waveforms = as_float(waveforms)
@@ -71,8 +71,8 @@ class Frontend(nn.Module):
             return torch.cat([self.mask(x, lengths) for _ in range(views)]), lengths.repeat(views)
 
     def log_mel(self, waveforms: Tensor) -> Tensor:
-        """waveforms (B, S) to log-mel features (B, T, mels), not normalised."""
-        waveforms = as_float(waveforms)
+        """waveforms (B, S), as ``forward`` takes them, to log-mel (B, T, mels), not normalised."""
+        waveforms = as_float(waveforms)  # again: long recordings come here directly
         # A recording shorter than one window still gives one frame.
         shortfall = FFT - waveforms.shape[1]
         if shortfall > 0:
@@ -102,7 +102,7 @@ class Frontend(nn.Module):
 
 
 def as_float(waveforms: Tensor) -> Tensor:
-    """16-bit samples to [-1, 1]; floats as they are. Done here, on the device, 16 bits travel there."""
+    """16-bit samples to [-1, 1]; floats as they are. On the device, to which half as many bytes travel."""
     return waveforms if waveforms.is_floating_point() else waveforms / 32768
 
 

@@ -196,7 +196,7 @@ def examine(candidate: Candidate) -> Utterance | Fault:
 
 def examine_all(candidates: list[Candidate], jobs: int) -> list[Utterance | Fault]:
     """``examine`` in ``jobs`` processes, with a progress bar; the results in the given order."""
-    with ProcessPoolExecutor(jobs, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(jobs, initializer=start_worker) as pool:
         try:
             # Small chunks: Ctrl-C waits for those begun. Yet not a million of them.
             results = pool.map(examine, candidates, chunksize=1 + len(candidates) // 20_000)
@@ -340,7 +340,7 @@ def _convert(source: Path, copy: Path) -> None:
     atomic_write(copy, memory.getvalue())
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent acts
     torch.set_num_threads(1)  # the pool is the parallelism
     threading.Thread(target=_end_with_parent, daemon=True).start()

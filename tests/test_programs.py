@@ -117,6 +117,8 @@ def test_librispeech_recipes_in_miniature(recipe, corpus, tmp_path):
     options += ["--lm-text", corpus / "lm.txt", "--attention", "linear", "--", *TINY, "--data.workers", "0"]
     done = bash(f"recipes/{recipe}/run.sh", *options)
     assert done.returncode == 0, done.stderr
+    if recipe == "librispeech":
+        assert "data/packed/test-other.jsonl: 10 utterances in 1 files" in done.stdout
     for model in models:
         folder = tmp_path / "exp" / "results"
         folder = folder if len(models) == 1 else folder / model

@@ -3,9 +3,10 @@
 # decoding -> table of word error rates. The speech is made by espeak-ng: it shows that everything works
 # and says nothing about recognising people.
 #
-#   bash recipes/demo/run.sh [--attention mala|linear|softmax] [--stage K] [--stop-stage K] [--out DIR]
+#   bash recipes/demo/run.sh [--attention NAME] [--stage K] [--stop-stage K] [--out DIR]
 #        [--data DIR] [-- OPTIONS OF train.py]
 #
+# --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent.
 # --data DIR   where the corpus is made (default data/demo).
 #
 # Stages: 0 corpus, 1 tokeniser, 2 language model, 3 training, 4 decoding.

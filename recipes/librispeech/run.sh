@@ -1,36 +1,39 @@
 #!/usr/bin/env bash
-# LibriSpeech, 960 hours: corpus -> tokeniser -> 4-gram LM -> training -> table for dev-clean, dev-other,
-# test-clean and test-other.
+# LibriSpeech, 960 hours: corpus -> packing -> tokeniser -> 4-gram LM -> training -> table for dev-clean,
+# dev-other, test-clean and test-other.
 #
-#   bash recipes/librispeech/run.sh [--attention mala|linear|softmax] [--size s|m|l] [--devices N]
+#   bash recipes/librispeech/run.sh [--attention NAME] [--size s|m|l] [--devices N]
 #        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
 #        [--skip-bad] [-- OPTIONS OF train.py]
 #
+# --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent.
 # --data-root DIR   LibriSpeech in its own layout; without it all seven archives are downloaded from
 #                   OpenSLR 12 (61 GB, and as much again unpacked) to data/downloads.
 # --lm-text FILE    build the 4-gram from this text; without it OpenSLR 11's 4-gram is downloaded.
 # --devices N       GPUs. Each takes the configuration's seconds of audio a batch: with N of them, give
 #                   -- --training.accumulate, or --training.seconds, N times smaller for the same step.
-# --data DIR        where manifests, tokeniser and language models go (default data/librispeech).
+# --data DIR        where manifests, tokeniser and language models go (default data/librispeech), and in its
+#                   folder packed the recordings as samples, which training and decoding read (113 GB).
 # --skip-bad        leave recordings out that cannot be read, and list them, rather than stop.
 #
-# Stages: 0 corpus, 1 tokeniser, 2 language model, 3 training, 4 decoding.
+# Stages: 0 corpus, 1 packing, 2 tokeniser, 3 language model, 4 training, 5 decoding.
 
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
+splits=(train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test-clean test-other)
 data=${data:-data/librispeech}
 out=${out:-exp/librispeech/$attention-$size}
 config=recipes/librispeech/conformer_$size.yaml
 [ -f "$config" ] || die "--size $size: choose one of s, m, l"
 training=(--config "$config" --attention "$attention" --out "$out" --training.devices "$devices"
-  --data.folder "$data" --data.tokenizer "$data/tokenizer.model" --resume auto)
+  --data.folder "$data/packed" --data.tokenizer "$data/tokenizer.model" --resume auto)
 check_training "${training[@]}"
 
 corpus() {
   local source=(--root "$data_root")
   [ -n "$data_root" ] || source=(--root data/downloads --download full)
-  python -m data_prep.librispeech "${source[@]}" --out "$data" "${skip_bad[@]+"${skip_bad[@]}"}" --splits \
-    train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test-clean test-other
+  python -m data_prep.librispeech "${source[@]}" --out "$data" "${skip_bad[@]+"${skip_bad[@]}"}" \
+    --splits "${splits[@]}"
 }
 
 tokeniser() {
@@ -47,13 +50,21 @@ language_model() {
   fi
 }
 
+if ! [ -e "$data/.packing.done" ] && [ "${first_stage:-0}" -le 1 ] && [ "$stop_stage" -ge 1 ]; then
+  echo "LibriSpeech, 982 hours with dev and test. To come:"
+  [ -n "$data_root" ] || echo "  61 GB to fetch and 61 GB unpacked in data/downloads: 20 minutes at 50 MB/s"
+  [ -n "$lm_text" ] || echo "  1.4 GB to fetch for the 4-gram, and several GB as a KenLM binary in $data"
+  echo "  113 GB of packed samples in $data/packed: about a quarter of an hour on one core, disk permitting"
+  echo "  training: see what it takes with -- --dry-run, after stage 3"
+fi
 stage 0 "corpus" "$data/.corpus.done" corpus
-stage 1 "tokeniser" "$data/.tokenizer.done" tokeniser
-stage 2 "language model" "$data/.lm.done" language_model
-stage 3 "training" "$out/.training.done" \
+stage 1 "packing" "$data/.packing.done" python -m data_prep.pack --data "$data" --splits "${splits[@]}"
+stage 2 "tokeniser" "$data/.tokenizer.done" tokeniser
+stage 3 "language model" "$data/.lm.done" language_model
+stage 4 "training" "$out/.training.done" \
   python train.py "${training[@]}" "${train_options[@]+"${train_options[@]}"}"
-stage 4 "decoding" "$out/.decoding.done" \
-  python decode.py --checkpoint "$out/checkpoints/best.ckpt" --attention "$attention" --data "$data" \
+stage 5 "decoding" "$out/.decoding.done" \
+  python decode.py --checkpoint "$out/checkpoints/best.ckpt" --attention "$attention" --data "$data/packed" \
   --splits dev-clean dev-other test-clean test-other --tune-on dev-clean dev-other \
   --lm "$data/4gram.bin" --out "$out/results"
-[ "$done_before" != 4 ] || cat "$out/results/table.txt"
+[ "$done_before" != 5 ] || cat "$out/results/table.txt"

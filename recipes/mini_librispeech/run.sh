@@ -2,10 +2,11 @@
 # Mini LibriSpeech: 5.3 hours of read speech (OpenSLR 31), for one GPU (--size s) or, to see every stage
 # work on real speech, a CPU (--size xs).
 #
-#   bash recipes/mini_librispeech/run.sh [--attention mala|linear|softmax] [--size s|xs]
+#   bash recipes/mini_librispeech/run.sh [--attention NAME] [--size s|xs]
 #        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
 #        [--skip-bad] [-- OPTIONS OF train.py]
 #
+# --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent.
 # --data-root DIR   a folder in LibriSpeech's layout with train-clean-5 and dev-clean-2 (or dev-clean-half,
 #                   or dev-clean); without it the corpus is downloaded from OpenSLR (0.46 GB).
 # --lm-text FILE    text for 3-gram and 4-gram LMs, plain, .gz or .xz, one sentence a line; without it
