@@ -3,6 +3,7 @@
 # A recipe calls `parse_options "$@"`, sets its paths, then `stage NUMBER NAME MARKER COMMAND...` for each
 # stage. A stage is skipped where its marker says that the same command was done with the same options, and
 # no earlier stage was done again since; so running a recipe again goes on where the last run stopped.
+# With --dry-run a recipe ends at training, of which it says what it would take.
 # Stages from --stage K on run whatever their markers say.
 
 set -euo pipefail
@@ -21,6 +22,7 @@ out=
 data=
 devices=1
 skip_bad=()
+dry_run=
 train_options=()
 running=
 previous_marker=
@@ -51,6 +53,10 @@ parse_options() {
         ;;
       --skip-bad)
         skip_bad=(--skip-bad)
+        shift
+        ;;
+      --dry-run)
+        dry_run=yes
         shift
         ;;
       --)
@@ -93,6 +99,10 @@ stage() {
   local signature="$* | $data_root | $lm_text | $data" previous=$previous_marker
   previous_marker=$marker
   [ "$number" -ge "${first_stage:-0}" ] && [ "$number" -le "$stop_stage" ] || return 0
+  if [ -n "$dry_run" ] && [ "$name" = "training" ]; then
+    "$@" --dry-run
+    exit
+  fi
   if [ -z "$first_stage" ] && [ -e "$marker" ] && ! [ "$previous" -nt "$marker" ] &&
     [ "$(cat "$marker")" = "$signature" ]; then
     echo "stage $number: $name: done before ($marker)"

@@ -139,6 +139,13 @@ def test_recipe_run_again_does_nothing_twice(finished, data):
     assert only.returncode == 0 and only.stdout == ""
 
 
+def test_a_dry_run_ends_at_training_and_leaves_nothing_of_it(finished, data, tmp_path):
+    dry = bash("recipes/demo/run.sh", "--data", data, "--out", tmp_path / "dry", "--dry-run", "--", *TINY)
+    assert dry.returncode == 0, dry.stderr
+    assert "projected: " in dry.stdout and "decoding" not in dry.stdout
+    assert not (tmp_path / "dry").exists()
+
+
 @pytest.mark.parametrize("options", [["--attention", "nope"], ["--", "--training.stesp", "4"]])
 def test_recipe_checks_its_options_before_its_first_stage(tmp_path, options):
     done = bash("recipes/demo/run.sh", "--data", tmp_path / "x", "--out", tmp_path / "x", *options)

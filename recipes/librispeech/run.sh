@@ -4,7 +4,7 @@
 #
 #   bash recipes/librispeech/run.sh [--attention NAME] [--size s|m|l] [--devices N]
 #        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
-#        [--skip-bad] [-- OPTIONS OF train.py]
+#        [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
 #
 # --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent.
 # --data-root DIR   LibriSpeech in its own layout; without it all seven archives are downloaded from
@@ -15,6 +15,7 @@
 # --data DIR        where manifests, tokeniser and language models go (default data/librispeech), and in its
 #                   folder packed the recordings as samples, which training and decoding read (113 GB).
 # --skip-bad        leave recordings out that cannot be read, and list them, rather than stop.
+# --dry-run         stop before training, and say from a few steps what it would take.
 #
 # Stages: 0 corpus, 1 packing, 2 tokeniser, 3 language model, 4 training, 5 decoding.
 
@@ -55,7 +56,7 @@ if ! [ -e "$data/.packing.done" ] && [ "${first_stage:-0}" -le 1 ] && [ "$stop_s
   [ -n "$data_root" ] || echo "  61 GB to fetch and 61 GB unpacked in data/downloads: 20 minutes at 50 MB/s"
   [ -n "$lm_text" ] || echo "  1.4 GB to fetch for the 4-gram, and several GB as a KenLM binary in $data"
   echo "  113 GB of packed samples in $data/packed: about a quarter of an hour on one core, disk permitting"
-  echo "  training: see what it takes with -- --dry-run, after stage 3"
+  echo "  training: run this with --dry-run to see what it would take here"
 fi
 stage 0 "corpus" "$data/.corpus.done" corpus
 stage 1 "packing" "$data/.packing.done" python -m data_prep.pack --data "$data" --splits "${splits[@]}"

@@ -4,7 +4,7 @@
 #
 #   bash recipes/mini_librispeech/run.sh [--attention NAME] [--size s|xs]
 #        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
-#        [--skip-bad] [-- OPTIONS OF train.py]
+#        [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
 #
 # --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent.
 # --data-root DIR   a folder in LibriSpeech's layout with train-clean-5 and dev-clean-2 (or dev-clean-half,
@@ -13,6 +13,7 @@
 #                   LibriSpeech's own pruned 3-gram is downloaded from OpenSLR 11.
 # --data DIR        where manifests, tokeniser and language models go (default data/mini_librispeech).
 # --skip-bad        leave recordings out that cannot be read, and list them, rather than stop.
+# --dry-run         stop before training, and say from a few steps what it would take.
 #
 # Stages: 0 corpus, 1 tokeniser, 2 language models, 3 training, 4 decoding.
 # The corpus has no test set: half of the dev speakers are for validation and tuning (dev), the other half
