@@ -30,7 +30,10 @@ class Averaging(Callback):
         if self.loaded is not None:
             for mine, name in zip(self.average, task.model.state_dict(), strict=True):
                 mine.copy_(self.loaded[name])
-        self.step = trainer.global_step
+            self.loaded = None
+
+    def on_train_start(self, trainer, task) -> None:
+        self.step = trainer.global_step  # which a resumed run knows only now
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer, task, outputs, batch, index) -> None:

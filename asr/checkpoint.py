@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 
 from asr.config import model_from_dict, model_to_dict
 from asr.errors import UserError
@@ -51,7 +52,10 @@ class AtomicCheckpointIO(CheckpointIO):
         torch.save(checkpoint, buffer)
         path = Path(path)
         with atomic_path(path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+            with temporary.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())  # the new one is safe before the one before the last is let go
             if path.name == LAST and path.exists():
                 _keep(path, path.with_name(PREVIOUS))
 
@@ -79,8 +83,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise DamagedCheckpoint(
             f"{path}: holds more than tensors and plain values, or is no checkpoint; not loaded"
         ) from None
-    except PermissionError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+    except (OSError, MemoryError) as error:  # nothing is said about the file itself
+        raise UserError(f"{path}: cannot be read: {error}") from None
     except Exception:  # a damaged file makes PyTorch raise almost anything
         raise DamagedCheckpoint(f"{path}: not a checkpoint, or a damaged one") from None
     if not isinstance(content, dict) or not content.keys() >= _PARTS:
@@ -93,7 +97,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def read_last(path: Path) -> tuple[Path | None, dict[str, Any]]:
     """The checkpoint to go on from and its content: ``path``, or the one before where it is damaged.
 
-    (None, {}) where there is none. A damaged one is renamed and kept.
+    (None, {}) where there is none. A damaged one is renamed and kept, by the first of several ranks.
     """
     previous = path.with_name(PREVIOUS)
     if path.exists():
@@ -102,9 +106,13 @@ def read_last(path: Path) -> tuple[Path | None, dict[str, Any]]:
         except DamagedCheckpoint as error:
             if not previous.exists():
                 raise
-            aside = path.with_name(f"{path.name}.damaged")
-            path.replace(aside)
-            print(f"{error}; kept as {aside.name}, going on from {previous.name}, the one before")
+            if rank_zero_only.rank == 0:
+                aside = path.with_name(f"{path.name}.damaged")
+                path.replace(aside)
+                print(f"{error}; kept as {aside.name}, going on from {previous.name}, the one before")
+        except UserError:
+            if path.exists() or not previous.exists():
+                raise  # else another rank has just renamed it
     return (previous, read_checkpoint(previous)) if previous.exists() else (None, {})
 
 

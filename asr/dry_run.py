@@ -23,6 +23,8 @@ class _Stopwatch(Callback):
         self.audio: list[float] = []
 
     def on_train_batch_end(self, trainer, task, outputs, batch, index) -> None:
+        if trainer.global_step == len(self.ends):  # within an accumulation
+            return
         if task.device.type == "cuda":
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
@@ -41,7 +43,8 @@ def dry_run(config: Config, task: L.LightningModule, loader, durations: list[flo
     training, hours = config.training, sum(durations) / 3600
     batches = len(make_batches(durations, training.seconds, rng=None))
     ranks = training.devices * training.nodes
-    passed = training.steps * training.accumulate * ranks  # batches of the whole run
+    a_step = training.accumulate * ranks  # batches
+    passed = training.steps * a_step
     watch = _Stopwatch()
     trainer = L.Trainer(
         **options,
@@ -67,12 +70,12 @@ def dry_run(config: Config, task: L.LightningModule, loader, durations: list[flo
     print(f"attention core: {task.model.encoder.attention_core(trainer.strategy.root_device)}")
     print(f"training audio: {hours:.2f} h, {len(durations)} utterances, {batches} batches an epoch")
     print(
-        f"steps: {training.steps} of {training.accumulate * ranks} batches of up to {training.seconds:g} s, "
+        f"steps: {training.steps} of {a_step} batches of up to {training.seconds:g} s, "
         f"{passed * hours / batches:,.1f} h of audio, {passed / batches:.1f} epochs"
     )
     print(f"memory: {_peak_memory(task.device)} at its peak in {STEPS} steps")
     print(f"timed: {1e3 * seconds:.0f} ms a step, {audio:,.0f} x real time")
-    whole, epoch = (_duration(n * seconds) for n in (training.steps * training.accumulate, batches / ranks))
+    whole, epoch = _duration(training.steps * seconds), _duration(batches / a_step * seconds)
     print(f"projected: {whole} of training, {epoch} an epoch; validation comes on top")
 
 

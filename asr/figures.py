@@ -6,7 +6,7 @@ For every checkpoint, over all layers and heads (after the MALA paper's Figures 
 
     maps.png           the weights, query by key: red draws from a frame, blue pushes away from it
     distributions.png  how weights are distributed, and how large the largest of each query are
-    entropy.png        entropy of a query's weights against the norm of phi(q)
+    entropy.png        entropy of a query's weights against the norm of phi(q) (of q, if phi mixes channels)
     numbers.json       the same in numbers, by layer, with the share of negative weights
 
 Entropy is of |w| / sum |w| in units of log N: 1 is even attention, 0 a single frame.
@@ -15,6 +15,7 @@ Entropy is of |w| / sum |w| in units of log N: 1 is even attention, 0 a single f
 import argparse
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import matplotlib
@@ -45,7 +46,7 @@ class Layer:
     weights: Tensor  # (H, N, N)
     norms: Tensor  # (H, N) of phi(q)
 
-    @property
+    @cached_property
     def entropies(self) -> Tensor:
         """(H, N), 0 to 1."""
         return entropy(self.weights)
@@ -53,7 +54,7 @@ class Layer:
     def numbers(self) -> dict:
         """What numbers.json says of it."""
         w, n = self.weights, self.weights.shape[-1]
-        share = w.abs() / w.abs().sum(-1, keepdim=True)
+        share = w.abs() / w.abs().sum(-1, keepdim=True).clamp(min=1e-30)
         return {
             "entropy": self.entropies.mean().item(),
             "entropy_norm_correlation": rank_correlation(self.norms, self.entropies),
@@ -82,9 +83,15 @@ def entropy(weights: Tensor) -> Tensor:
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
     """Spearman's correlation over all entries; 0 where one of the two is constant."""
-    ranks = torch.stack([x.flatten().argsort().argsort().double() for x in (a, b)])
+    ranks = torch.stack([_ranks(x.flatten()) for x in (a, b)])
     constant = a.max() == a.min() or b.max() == b.min()
     return 0.0 if constant else torch.corrcoef(ranks)[0, 1].item()
+
+
+def _ranks(x: Tensor) -> Tensor:
+    """Ranks of x (n,); equal values share the mean of theirs."""
+    _, place, counts = x.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts - 1) / 2).double()[place]
 
 
 @torch.inference_mode()

@@ -2,8 +2,8 @@
 
 Convolutions get the frames beside a chunk that they need. Attention first summarises all chunks, then
 answers the queries of each (asr/attention/base.py); the linear family's summaries are a few small matrices
-whatever the length, softmax's are all keys and values. Two arrays of one layer's activations are all that
-grows with the recording, 2 x 52 MB an hour for size S.
+whatever the length, softmax's are all keys and values. What grows with the recording is its samples (230 MB
+an hour as fp32), its features (115 MB) and two arrays of one layer's activations (2 x 52 MB for size S).
 """
 
 from collections.abc import Iterator
@@ -77,6 +77,12 @@ def encode_long(encoder: Encoder, features: Tensor, chunk: int = CHUNK, show: st
     """
     if encoder.training:
         raise ValueError("encode_long wants an encoder in evaluation mode")
+    # As a core is elsewhere, in fp32 whatever the caller's autocast.
+    with torch.autocast(features.device.type, enabled=False):
+        return _encode(encoder, features, chunk, show)
+
+
+def _encode(encoder: Encoder, features: Tensor, chunk: int, show: str) -> Tensor:
     spans = _spans(halve(halve(len(features))), chunk)
     hidden = not show or None  # None: tqdm decides by whether it writes to a terminal
     with tqdm(total=len(spans) * (1 + len(encoder.blocks)), desc=show, leave=False, disable=hidden) as bar:

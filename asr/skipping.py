@@ -18,12 +18,17 @@ class SkippedSteps:
     The fused optimiser skips a step by itself where its ``found_inf`` says so, on the device.
 
     Args:
-        path: file to which every skipped step is written, a line of JSON each.
         limit: skipped steps in a row after which the run ends.
+
+    Attributes:
+        path: file to which every skipped step is written, a line of JSON each; None for none.
+        total, in_row: skipped steps of the run, and those at its end.
     """
 
-    def __init__(self, path: Path, limit: int) -> None:
-        self.path, self.limit = path, limit
+    path: Path | None = None
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.total = 0
         self.watched: list[tuple[list[str], Tensor]] = []  # of the batches of the step in progress
         self.steps: deque[tuple[int, list[tuple[list[str], Tensor]], Tensor]] = deque()
@@ -58,8 +63,9 @@ class SkippedSteps:
                 i for ids, fine in batches for i, good in zip(ids, fine.tolist(), strict=True) if not good
             ]
             record = {"step": step, "not_finite": named, "batch": [i for ids, _ in batches for i in ids]}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            if self.path:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(record) + "\n")
             what = (
                 f"loss of {', '.join(named[:5])}"
                 if named

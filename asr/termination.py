@@ -7,11 +7,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 STATUS = 128 + signal.SIGTERM  # what a shell reports for it: a script must not go on to its next stage
-_AGREE_EVERY = 10  # steps between the ranks' asking each other
 
 
 class SaveOnTermination(Callback):
     """Saves a checkpoint after the step in which SIGTERM came, and ends the run.
+
+    A validation that is under way is finished first.
 
     Args:
         path: where to.
@@ -20,16 +21,22 @@ class SaveOnTermination(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.asked = self.stopped = False
+        self.step = 0
 
     def on_train_start(self, trainer, task) -> None:
+        self.step = trainer.global_step
         # In the place of Lightning's handler, which ends a run without saving. It restores the first one.
         signal.signal(signal.SIGTERM, self._note)
 
     def on_train_batch_end(self, trainer, task, outputs, batch, index) -> None:
+        if trainer.global_step == self.step:  # within an accumulation: a step is saved whole or not at all
+            return
+        self.step = trainer.global_step
         if self._agreed(trainer, task.device):
             trainer.save_checkpoint(self.path)
             self.stopped = True
             trainer.should_stop = True
+            trainer.limit_val_batches = 0  # it would validate before it stops, and time is short
 
     def _note(self, _signal, _frame) -> None:
         self.asked = True
@@ -38,7 +45,5 @@ class SaveOnTermination(Callback):
         """Whether any rank was asked; all must stop after the same step."""
         if trainer.world_size == 1:
             return self.asked
-        if trainer.global_step % _AGREE_EVERY:
-            return False
         asked = torch.tensor(float(self.asked), device=device)
         return bool(trainer.strategy.reduce(asked, reduce_op="sum") > 0)

@@ -19,6 +19,7 @@ from asr.attention.fused import set_mode
 from asr.averaging import Averaging
 from asr.checkpoint import (
     LAST,
+    PREVIOUS,
     AtomicCheckpointIO,
     check_same,
     pack_recipe,
@@ -63,11 +64,11 @@ class TrainingTask(L.LightningModule):
         self.audio_seconds = 0.0
         self.dev_errors = self.dev_words = 0
         self.batch_number = 0  # of the next one, on this rank
-        self.skipped: SkippedSteps | None = None
+        self.skipped = SkippedSteps(config.training.skip_limit)
 
     def on_fit_start(self) -> None:
         name = "skipped.jsonl" if self.global_rank == 0 else f"skipped.{self.global_rank}.jsonl"
-        self.skipped = SkippedSteps(self.config.out / name, self.config.training.skip_limit)
+        self.skipped.path = None if self.config.dry_run else self.config.out / name
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
         # Dropout and augmentation are a function of seed and batch too: a resumed run draws the same.
@@ -142,9 +143,12 @@ class TrainingTask(L.LightningModule):
         checkpoint["recipe"] = pack_recipe(self.config.model, self.tokenizer)
         checkpoint["training"] = asdict(self.config.training)
         checkpoint["audio_seconds"] = self.audio_seconds
+        self.report_skipped()
+        checkpoint["skipped"] = [self.skipped.total, self.skipped.in_row]
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.audio_seconds = checkpoint["audio_seconds"]
+        self.skipped.total, self.skipped.in_row = checkpoint.get("skipped", (0, 0))
 
 
 def training_loss(model: Model, batch: Batch, config: TrainingConfig) -> tuple[Tensor, Tensor]:
@@ -229,7 +233,8 @@ def train(config: Config) -> None:
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
     if any(isinstance(item, SaveOnTermination) and item.stopped for item in trainer.callbacks):
-        print(f"SIGTERM: saved after step {trainer.global_step}; the same command goes on from there")
+        if trainer.is_global_zero:
+            print(f"SIGTERM: saved after step {trainer.global_step}; the same command goes on from there")
         raise SystemExit(STATUS)
 
 
@@ -318,7 +323,7 @@ def _find_checkpoint(config: Config, tokenizer: Tokenizer) -> tuple[str | None, 
     """The checkpoint that --resume means, checked to fit this run, and its steps; None, 0 to start afresh."""
     last = config.out / "checkpoints" / LAST
     if not config.resume:
-        if last.exists():
+        if last.exists() or last.with_name(PREVIOUS).exists():
             raise UserError(
                 f"--out {config.out} holds a run already; go on with --resume auto, or name another"
             )

@@ -81,6 +81,7 @@ def run_apart(args: argparse.Namespace, attention: str, waveform: Path, encoded:
     command += ["--waveform", str(waveform), "--encoded", str(encoded), *more]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
+        print((result.stderr.strip().splitlines() or ["no message"])[-1], file=sys.stderr)
         return {"seconds": math.nan, "gib": math.nan, "failed": result.returncode}
     return json.loads(result.stdout)
 

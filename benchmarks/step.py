@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from asr.attention import ATTENTIONS
+from asr.attention.fused import set_mode
 from asr.conformer import SIZES, Encoder, EncoderConfig, Subsampling, resolve_size, valid_frames
 from asr.errors import UserError, run_program
 from asr.heads.ctc import CTCHead
@@ -207,17 +208,20 @@ def measure(args, names: list[str], utterances: int, seconds: float, device: str
     )
     steps, counted, peaks, times = {}, {}, {}, {}
     for name in names:
-        step = make_step(name, config, batch, device, dtype, args.compile)
+        before = torch.cuda.memory_allocated() if device == "cuda" else 0
         try:
+            set_mode("eager")  # the counter does not see into fused kernels
             with FlopCounterMode(display=False) as counter:
                 make_step(name, config, batch, device, dtype, False)()
+            set_mode("auto")
             counted[name] = counter.get_total_flops()
+            step = make_step(name, config, batch, device, dtype, args.compile)
             for _ in range(3 if device == "cuda" else 1):
                 step()
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
                 step()
-                peaks[name] = torch.cuda.max_memory_allocated() / 2**30
+                peaks[name] = (torch.cuda.max_memory_allocated() - before) / 2**30
             steps[name], times[name] = step, []
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()

@@ -109,7 +109,8 @@ class SelfAttention(nn.Module, ABC):
 
         Args:
             x: (B, N, D), any float dtype.
-            valid: (B, N) bool, True on the frames that exist. What lies on the others changes nothing.
+            valid: (B, N) bool, True on the frames that exist, the first ones of each utterance. What lies
+                on the others changes nothing, as long as it is finite.
 
         Returns:
             (B, N, D) in x's dtype; what stands on invalid frames is finite and means nothing.
@@ -127,7 +128,7 @@ class SelfAttention(nn.Module, ABC):
         return Projected(x, *(self._split(y) for y in projections))
 
     def core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
-        """q, k, v (B, H, N, d) of whole utterances to the output (B, H, N, d), in at least fp32."""
+        """q, k, v (B, H, N, d) of whole utterances to the output (B, H, N, d), computed in at least fp32."""
         # bf16 loses the small differences that linear attention lives on.
         with torch.autocast(q.device.type, enabled=False):
             q, k, v = at_least_fp32(q), at_least_fp32(k), at_least_fp32(v)

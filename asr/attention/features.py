@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-# exp beyond this would leave fp32 once two features are multiplied and summed.
+# exp beyond this would leave fp32 once features, values and their gradients are multiplied and summed.
 EXP_LIMIT = 20.0
 
 

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from asr.attention import fused
@@ -21,6 +22,9 @@ from asr.attention.positions import rotary_table, rotate
 
 # phi(q) . kbar is positive but can underflow; below this the output is the mean of v.
 TINY = 1e-12
+# Least cosine of phi(q) and kbar with rotary positions. t is turned and m is not: features that meet only
+# when turned would make t / m as large as one likes. elu's features are far from it.
+LEAST_COSINE = 0.01
 
 
 class CentredAttention(SelfAttention):
@@ -90,15 +94,19 @@ class CentredAttention(SelfAttention):
         return (share + gain * t) * keep / frame_count(frames.valid, k).clamp(min=1)
 
     def magnitude(self, phi_q: Tensor, key_mean: Tensor) -> Tensor:
-        """m_i = s phi(q_i) . kbar: (B, H, N, 1)."""
-        return self.scale * (phi_q * key_mean).sum(-1, keepdim=True)
+        """m_i = s phi(q_i) . kbar, held above what would make 1 / m burst: (B, H, N, 1)."""
+        m = self.scale * (phi_q * key_mean).sum(-1, keepdim=True)
+        if self.positions != "rotary":
+            return m.clamp(min=TINY)
+        norms = phi_q.detach().norm(dim=-1, keepdim=True) * key_mean.detach().norm(dim=-1, keepdim=True)
+        return torch.maximum(m, (LEAST_COSINE * self.scale * norms).clamp(min=TINY))
 
 
 class NormalisedAttention(CentredAttention):
     """Mechanisms whose weights are phi(q_i) . phi(k_j) over their sum: gain 1 / m, share 1."""
 
     def coefficients(self, m: Tensor) -> tuple[Tensor, float]:
-        return 1 / m.clamp(min=TINY), 1.0
+        return 1 / m, 1.0
 
 
 class LinearAttention(NormalisedAttention):

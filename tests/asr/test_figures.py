@@ -72,6 +72,9 @@ def test_rank_correlation():
     assert figures.rank_correlation(x, x.exp()) == pytest.approx(1)
     assert figures.rank_correlation(x, -x) == pytest.approx(-1)
     assert figures.rank_correlation(x, torch.ones_like(x)) == 0
+    mostly_equal = torch.zeros(100)
+    mostly_equal[99] = 1
+    assert figures.rank_correlation(mostly_equal, torch.arange(100.0)) == pytest.approx(0.17, abs=0.01)
 
 
 @pytest.mark.parametrize(("option", "value"), [("--seconds", 0), ("--seconds", 61), ("--head", 0)])

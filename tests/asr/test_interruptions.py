@@ -86,37 +86,71 @@ def test_killed_runs_end_up_bit_for_bit_where_others_do(arguments, tmp_path):
     assert_same(last(tmp_path / "killed"), last(tmp_path / "whole"))
 
 
-def test_sigterm_saves_and_leaves(arguments, tmp_path, monkeypatch, capsys):
-    original = TrainingTask.training_step
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_sigterm_saves_and_leaves(arguments, tmp_path, monkeypatch, capsys, accumulate):
+    original, accumulating = TrainingTask.training_step, ("--training.accumulate", str(accumulate))
 
     def warned(task, batch, index):
-        if task.batch_number == 6:
+        if task.batch_number == 6 * accumulate - (accumulate - 1):  # the first batch of step 6
             os.kill(os.getpid(), signal.SIGTERM)
         return original(task, batch, index)
 
     monkeypatch.setattr(TrainingTask, "training_step", warned)
     with pytest.raises(SystemExit) as left:
-        train(parse_config(arguments("warned")))
+        train(parse_config(arguments("warned", *accumulating)))
     assert left.value.code == 143
-    assert "SIGTERM: saved after step 6; the same command goes on from there" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "SIGTERM: saved after step 6; the same command goes on from there" in told
+    assert "step 4: dev loss" in told and "step 6: dev loss" not in told  # no time to validate
     assert last(tmp_path / "warned")["global_step"] == 6
+    previous = tmp_path / "warned" / "checkpoints" / "previous.ckpt"
+    assert read_checkpoint(previous)["global_step"] == 4
     monkeypatch.undo()
-    train(parse_config(arguments("warned")))
-    train(parse_config(arguments("whole")))
+    train(parse_config(arguments("warned", *accumulating)))
+    train(parse_config(arguments("whole", *accumulating)))
     assert_same(last(tmp_path / "warned"), last(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(arguments, tmp_path, damage, capsys):
     train(parse_config(arguments("run")))
-    folder = tmp_path / "run" / "checkpoints"
+    folder, whole = tmp_path / "run" / "checkpoints", last(tmp_path / "run")
     content = bytearray((folder / "last.ckpt").read_bytes())
     content[len(content) // 2] ^= 255
     (folder / "last.ckpt").write_bytes(content if damage == "flipped" else content[:-1000])
     train(parse_config(arguments("run")))
     told = capsys.readouterr().out
     assert "kept as last.ckpt.damaged, going on from previous.ckpt" in told
-    assert last(tmp_path / "run")["global_step"] == 8
+    assert_same(last(tmp_path / "run"), whole)
+
+
+def test_a_killed_step_of_several_batches_is_done_again_whole(arguments, tmp_path, monkeypatch):
+    original = TrainingTask.training_step
+
+    def failing(task, batch, index):
+        if task.batch_number == 12:  # the second batch of step 6
+            raise RuntimeError("killed")
+        return original(task, batch, index)
+
+    monkeypatch.setattr(TrainingTask, "training_step", failing)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(parse_config(arguments("killed", "--training.accumulate", "2")))
+    monkeypatch.undo()
+    for folder in ("killed", "whole"):
+        train(parse_config(arguments(folder, "--training.accumulate", "2")))
+    assert_same(last(tmp_path / "killed"), last(tmp_path / "whole"))
+
+
+def test_a_disk_that_fails_does_not_damage_a_checkpoint(arguments, tmp_path, monkeypatch):
+    train(parse_config(arguments("run")))
+
+    def failing(*_args, **_options):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(torch, "load", failing)
+    with pytest.raises(UserError, match=r"cannot be read: .*Stale file handle"):
+        train(parse_config(arguments("run")))
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
 def test_two_damaged_checkpoints_are_an_error(arguments, tmp_path):

@@ -19,8 +19,8 @@ PHIS = ("elu", "relu", "exp", "identity")
 GAINS = ("linear", "mala", "inline")
 MAX_HEAD_SIZE = 128
 
-# Products of fp32 inputs stay exact to fp32. For half-precision inputs TF32's eleven bits are more than the
-# inputs have, and the statistics are centred, so that no large mean eats them up.
+# Products of fp32 inputs stay exact to fp32. For half-precision inputs TF32's eleven bits are as many as the
+# inputs have or more, and the statistics are centred, so that no large mean eats them up.
 PRECISION = {torch.float32: "ieee", torch.bfloat16: "tf32", torch.float16: "tf32"}
 
 # Frames per block and warps per program by D_PAD, chosen so that the registers do not spill (sm_90; fp32 with
@@ -90,7 +90,8 @@ def centred_attention(
         cos_sin: rotary tables, two (N, d/2) float32: frame n turns the pair of features (2i, 2i + 1) by
             the angle whose cosine and sine stand at (n, i). None: nothing is turned.
         phi: ``elu`` (elu(x) + 1), ``relu``, ``exp`` (exp(min(x, 20))) or ``identity``.
-        gain: ``linear`` (1 / m), ``mala`` (1 + 1 / m) or ``inline`` (1). m is clamped at 1e-12.
+        gain: ``linear`` (1 / m), ``mala`` (1 + 1 / m) or ``inline`` (1). m is held above 1e-12, and with
+            rotary tables above 0.01 s |phi(q)| |mean phi(k)|.
 
     Returns:
         (B, N, H, d) in q's dtype, contiguous; zero on the frames beyond the length.

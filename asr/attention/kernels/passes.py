@@ -50,10 +50,15 @@ def _phi_slope(x, PHI: tl.constexpr):
 
 
 @_jit
-def _gain(m, GAIN: tl.constexpr):
-    """The gain at m and its slope, which is zero where m is clamped."""
-    inverse = 1.0 / tl.where(m < 1e-12, 1e-12, m)
-    slope = tl.where(m < 1e-12, 0.0, -inverse * inverse)
+def _gain(queries, key_mean, cos, SCALE: tl.constexpr, GAIN: tl.constexpr):
+    """The gain at m = s phi(q) . kbar and its slope, which is zero where m is held at its floor."""
+    m = tl.sum(queries * key_mean[None, :], 1) * SCALE
+    floor = tl.full(m.shape, 1e-12, tl.float32)
+    if cos is not None:  # LEAST_COSINE of asr/attention/linear.py
+        norms = tl.sqrt(tl.sum(queries * queries, 1)) * tl.sqrt(tl.sum(key_mean * key_mean, 0))
+        floor = tl.maximum(floor, 0.01 * SCALE * norms)
+    inverse = 1.0 / tl.where(m < floor, floor, m)
+    slope = tl.where(m < floor, 0.0, -inverse * inverse)
     if GAIN == "linear":
         gain = inverse
     elif GAIN == "mala":
@@ -275,7 +280,7 @@ def query_forward(
         raw = _load(q + origin, frames, mask, FRAME_STRIDE, D_PAD)
         queries, rotated = _features(raw, mask, frames, present, cos, sin, D, PHI)
         t = tl.dot(rotated, covariance, input_precision=PRECISION) * SCALE
-        gain, _ = _gain(tl.sum(queries * key_mean[None, :], 1) * SCALE, GAIN)
+        gain, _ = _gain(queries, key_mean, cos, SCALE, GAIN)
         out = tl.where(mask, value_mean[None, :] + gain[:, None] * t, 0.0)
         _store(y + y_origin, frames, n_frames, out, HEADS * D, D, D_PAD)
 
@@ -323,7 +328,7 @@ def query_backward(
 
         # dy . t = s rotate(phi(q)) . (C dy): the forward's product is not needed again.
         back = tl.dot(d_out, transposed, input_precision=PRECISION) * SCALE
-        gain, slope = _gain(tl.sum(queries * key_mean[None, :], 1) * SCALE, GAIN)
+        gain, slope = _gain(queries, key_mean, cos, SCALE, GAIN)
         d_m = slope * tl.sum(rotated * back, 1) * SCALE
         weighted = rotated * (gain * SCALE)[:, None]
         d_covariance = tl.dot(tl.trans(weighted), d_out, d_covariance, input_precision=PRECISION)

@@ -62,9 +62,12 @@ def turned(x: Tensor, module) -> Tensor:
 
 
 def centred(phi_q: Tensor, phi_k: Tensor, rq: Tensor, rk: Tensor, gain, share, d: int) -> Tensor:
-    """The DESIGN's y_i = share(m_i) vbar + gain(m_i) t_i, as weights on v."""
+    """docs/attention.md's y_i = share(m_i) vbar + gain(m_i) t_i, as weights on v."""
     n, s = phi_q.shape[-2], d**-0.5
-    m = s * (phi_q @ phi_k.mean(-2, keepdim=True).transpose(-2, -1))
+    kbar = phi_k.mean(-2, keepdim=True)
+    m = s * (phi_q @ kbar.transpose(-2, -1))
+    if rq is not phi_q:  # rotary positions: m is held above a hundredth of its bound
+        m = torch.maximum(m, 0.01 * s * phi_q.norm(dim=-1, keepdim=True) * kbar.norm(dim=-1, keepdim=True))
     pairs = s * rq @ (rk - rk.mean(-2, keepdim=True)).transpose(-2, -1) / n
     # t_i = sum_j pairs_ij (v_j - vbar); the rows of pairs sum to zero, so vbar drops out of it.
     return share(m) / n + gain(m) * pairs
@@ -92,7 +95,7 @@ def linear_weights(q: Tensor, k: Tensor, module) -> Tensor:
 
 
 def mala_weights(q: Tensor, k: Tensor, module) -> Tensor:
-    """MALA paper Eq. 8-13: beta phi(q) . phi(k_j) - gamma; see DESIGN for the three forms."""
+    """MALA paper Eq. 8-13: beta phi(q) . phi(k_j) - gamma; docs/attention.md has the three forms."""
     n, d = q.shape[-2:]
     options, rotary = module.options, module.positions == "rotary"
     phi_q, phi_k = phi(q, options.kernel), phi(k, options.kernel)

@@ -181,6 +181,17 @@ def test_values_and_gradients_are_finite(name, positions, options, scale, length
 
 
 @every_case
+def test_weights_stay_small_where_queries_and_keys_meet_only_when_turned(name, positions, options):
+    """One channel of a pair in the queries, the other in the keys: m is next to nothing, t is not."""
+    if getattr(options, "form", "centred") != "centred":
+        pytest.skip("the published forms are as they are")
+    module = make(name, positions, options)
+    q, k = (torch.full((1, HEADS, 50, DIM // HEADS), -9.0, dtype=torch.float64) for _ in range(2))
+    q[..., 0], k[..., 1] = 1, 1
+    assert (50 * module.weights(q, k, whole(50))).abs().max() < 1e3
+
+
+@every_case
 def test_core_is_computed_in_fp32_under_bf16_autocast(name, positions, options):
     module = make(name, positions, options, dtype=torch.float32)
     seen, attend = [], module.attend

@@ -79,7 +79,11 @@ def formulas(q: Tensor, k: Tensor, v: Tensor, lengths, cos_sin, phi: str, gain: 
         covariance = torch.einsum("nhd,nhe->hde", centred_keys, centred_values) / n
         t = scale * torch.einsum("nhd,hde->nhe", rotate(phi_q), covariance)
         m = scale * (phi_q * phi_k.sum(0) / n).sum(-1, keepdim=True)
-        inverse = 1 / m.clamp(min=1e-12)
+        floor = torch.full_like(m, 1e-12)
+        if cos_sin is not None:
+            norms = phi_q.norm(dim=-1, keepdim=True) * (phi_k.sum(0) / n).norm(dim=-1)[..., None]
+            floor = torch.maximum(floor, 0.01 * scale * norms).detach()
+        inverse = 1 / torch.maximum(m, floor)
         g = {"linear": inverse, "mala": 1 + inverse, "inline": torch.ones_like(m)}[gain]
         return F.pad(values.sum(0) / n + g * t, (0, 0, 0, 0, 0, len(q) - length))
 
