@@ -253,7 +253,9 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _refuse_outside(archive: Path, member: tarfile.TarInfo, folder: Path) -> None:
-    """Refuse a member whose path or link leads out of ``folder``."""
+    """Refuse a member whose path or link leads out of ``folder``, and what is no file, folder or link."""
+    if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+        raise UserError(f"{archive}: {member.name} is a device or a pipe; nothing extracted")
     places = [folder / member.name]
     if member.issym():
         places.append((folder / member.name).parent / member.linkname)
