@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
@@ -22,6 +22,7 @@ class Averaging(Callback):
     def __init__(self, decay: float) -> None:
         self.decay = decay
         self.average: list[Tensor] = []
+        self.weights: list[Tensor] = []
         self.loaded: dict[str, Tensor] | None = None
         self.step = 0
 
@@ -34,19 +35,20 @@ class Averaging(Callback):
 
     def on_train_start(self, trainer, task) -> None:
         self.step = trainer.global_step  # which a resumed run knows only now
+        self.weights = list(task.model.state_dict().values())  # gathered once, not every step
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer, task, outputs, batch, index) -> None:
         if trainer.global_step > self.step:  # not within an accumulation
             self.step = trainer.global_step
             decay = min(self.decay, (1 + self.step) / (10 + self.step))
-            get_ema_multi_avg_fn(decay)(self.average, list(task.model.state_dict().values()), None)
+            get_ema_multi_avg_fn(decay)(self.average, self.weights, None)
 
     def on_validation_epoch_start(self, trainer, task) -> None:
-        self._swap(task.model)
+        self._swap()
 
     def on_validation_epoch_end(self, trainer, task) -> None:
-        self._swap(task.model)
+        self._swap()
 
     def on_save_checkpoint(self, trainer, task, checkpoint: dict[str, Any]) -> None:
         checkpoint["average"] = dict(zip(task.model.state_dict(), self.average, strict=True))
@@ -55,8 +57,8 @@ class Averaging(Callback):
         self.loaded = checkpoint.get("average")
 
     @torch.no_grad()
-    def _swap(self, model: nn.Module) -> None:
-        for average, weight in zip(self.average, model.state_dict().values(), strict=True):
+    def _swap(self) -> None:
+        for average, weight in zip(self.average, self.weights, strict=True):
             kept = weight.clone()
             weight.copy_(average)
             average.copy_(kept)

@@ -4,11 +4,8 @@ import argparse
 import functools
 import io
 import json
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +24,7 @@ from asr.errors import UserError, run_program
 from asr.files import atomic_write
 from asr.manifest import Utterance, write_manifest
 from data_prep.download import OPENSLR, extract, fetch, fetched, require_room, require_writable
+from data_prep.pool import start_worker
 
 # --download NAME -> its number at OpenSLR, and the bytes of each split's archive.
 CORPORA = {
@@ -338,18 +336,6 @@ def _convert(source: Path, copy: Path) -> None:
     memory = io.BytesIO()
     soundfile.write(memory, samples.numpy(), 16000, format="WAV", subtype="PCM_16")
     atomic_write(copy, memory.getvalue())
-
-
-def start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent acts
-    torch.set_num_threads(1)  # the pool is the parallelism
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A pool's processes outlive a parent that is killed, and wait for work for ever. Not these."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -1,0 +1,21 @@
+"""What a process of a data preparation's pool does before its first task."""
+
+import multiprocessing
+import os
+import signal
+import threading
+
+import torch
+
+
+def start_worker() -> None:
+    """Leave Ctrl-C to the parent, use one thread, and end when the parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent acts
+    torch.set_num_threads(1)  # the pool is the parallelism
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's processes outlive a parent that is killed, and wait for work for ever. Not these."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
