@@ -161,6 +161,16 @@ def load_model(path: str | Path) -> tuple[Model, Recipe]:
     content = read_checkpoint(path)
     recipe = unpack_recipe(content, path)
     model = Model(recipe.model, recipe.tokenizer.pieces)
+    load_weights(model, content, path)
+    return model.eval(), recipe
+
+
+def load_weights(model: Model, content: dict[str, Any], path: str | Path) -> None:
+    """Put a checkpoint's weights into a model, the averaged ones if it has them.
+
+    Raises:
+        UserError: they do not fit it; ``path`` is named.
+    """
     prefix = "model."
     weights = content.get("average") or {
         name.removeprefix(prefix): value
@@ -172,7 +182,6 @@ def load_model(path: str | Path) -> tuple[Model, Recipe]:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{path}: weights do not fit the configuration: {reason}") from None
-    return model.eval(), recipe
 
 
 def check_same(path: str | Path, found: Recipe, config: ModelConfig, tokenizer: Tokenizer) -> None:

@@ -99,6 +99,7 @@ class Config:
     training: TrainingConfig
     out: Path
     resume: str
+    init: str = ""
     dry_run: bool = False
 
 
@@ -148,7 +149,7 @@ def dump_config(config: Config) -> str:
     if options:
         plain[config.model.attention] = options
     plain |= {"data": asdict(config.data), "training": asdict(config.training)}
-    plain |= {"out": str(config.out), "resume": config.resume}
+    plain |= {"out": str(config.out), "resume": config.resume, "init": config.init}
     return yaml.safe_dump(plain, sort_keys=False)
 
 
@@ -175,6 +176,12 @@ def _parser() -> ArgumentParser:
         type=str,
         default="",
         help="checkpoint to go on from; 'auto' takes the last one in --out, if there is one",
+    )
+    parser.add_argument(
+        "--init",
+        type=str,
+        default="",
+        help="checkpoint of another run, with the same tokeniser, whose weights to start from",
     )
     parser.add_argument(
         "--dry-run",
@@ -230,7 +237,7 @@ def _to_config(parsed: Namespace) -> Config:
             f"--training.steps {training.steps}: must be a multiple of "
             f"--training.validate_every {training.validate_every}"
         )
-    return Config(model, parsed.data, training, Path(parsed.out), parsed.resume, parsed.dry_run)
+    return Config(model, parsed.data, training, Path(parsed.out), parsed.resume, parsed.init, parsed.dry_run)
 
 
 def _first_line(error: Exception) -> str:

@@ -22,6 +22,8 @@ from asr.checkpoint import (
     PREVIOUS,
     AtomicCheckpointIO,
     check_same,
+    check_tokenizer,
+    load_weights,
     pack_recipe,
     read_checkpoint,
     read_last,
@@ -197,6 +199,10 @@ def train(config: Config) -> None:
     tokenizer = Tokenizer.load(config.data.tokenizer)
     task = TrainingTask(config, tokenizer)
     checkpoint, steps_done = (None, 0) if config.dry_run else _find_checkpoint(config, tokenizer)
+    if config.init and not checkpoint:
+        content = read_checkpoint(config.init)
+        check_tokenizer(config.init, unpack_recipe(content, config.init), tokenizer)
+        load_weights(task.model, content, config.init)
 
     utterances, excluded = split_trainable(
         read_splits(config.data.folder, config.data.train),

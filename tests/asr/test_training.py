@@ -11,7 +11,9 @@ from asr.data import Batch
 from asr.errors import UserError
 from asr.files import locked
 from asr.frontend import FrontendConfig
+from asr.manifest import read_manifest
 from asr.model import Model, ModelConfig
+from asr.tokenizer import train_tokenizer
 from asr.training import TrainingTask, lr_factor, train, training_loss
 
 TINY = """
@@ -185,3 +187,29 @@ def test_the_loss_falls(run):
     events.Reload()
     losses = [event.value for event in events.Scalars("train_loss")]
     assert losses[-1] < 0.9 * losses[0] < 10
+
+
+class TestStartingFromAnotherRun:
+    def test_its_averaged_weights_are_taken(self, run):
+        folder = run()
+        first = last(folder)
+        path = str(folder / "checkpoints" / "last.ckpt")
+        second = last(run("--init", path, "--training.peak_lr", "1e-12", out="b"))
+        for name, value in first["average"].items():
+            if "running" not in name:
+                assert torch.allclose(second["state_dict"][f"model.{name}"], value, atol=1e-6), name
+
+    def test_another_tokeniser_is_refused(self, run, corpus, tmp_path):
+        run()
+        other = tmp_path / "other.model"
+        texts = [item.text for item in read_manifest(corpus / "train.jsonl")]
+        other.write_bytes(train_tokenizer(texts, 40))
+        with pytest.raises(UserError, match="trained with another tokeniser"):
+            run(
+                "--init", str(tmp_path / "run/checkpoints/last.ckpt"), "--data.tokenizer", str(other), out="b"
+            )
+
+    def test_another_shape_is_refused(self, run, tmp_path):
+        run()
+        with pytest.raises(UserError, match="weights do not fit the configuration"):
+            run("--init", str(tmp_path / "run/checkpoints/last.ckpt"), "--encoder.dim", "8", out="b")
