@@ -64,6 +64,8 @@ class TrainingConfig:
             batch norm and CTC are in fp32 in any case.
         kernels: attention core on a GPU: auto (fused Triton kernels for the mechanisms that have them,
             else eager PyTorch), eager, or fused (an error where they cannot run).
+        compile: put the encoder's blocks through torch.compile, for a GPU: fewer and larger kernels, after
+            a minute or so at the start. Not worth it on a CPU.
         accelerator: auto, cpu or gpu.
         devices: GPUs of this machine, or processes on a CPU.
         nodes: machines; start train.py on each with torchrun.
@@ -85,6 +87,7 @@ class TrainingConfig:
     seed: int = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     kernels: Literal["auto", "eager", "fused"] = "auto"
+    compile: bool = False
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     nodes: int = 1

@@ -105,6 +105,14 @@ class Encoder(nn.Module):
                 middle.append(x)
         return x, lengths
 
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Run the blocks under torch.compile, bar the attention cores, which have kernels of their own.
+
+        One compilation serves all blocks, batch sizes and lengths. Weights keep their names.
+        """
+        for block in self.blocks:
+            block.compile(dynamic=True, backend=backend)
+
     def attention_core(self, device: torch.device) -> str:
         """In words, what computes the attention core on a device: fused kernels, or PyTorch and why."""
         attention = self.blocks[0].attention

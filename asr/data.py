@@ -64,21 +64,26 @@ def split_trainable(
     for utterance in utterances:
         cause = detail = None
         classes = tokenizer.encode(utterance.text)
-        frames = encoded_frames(int(utterance.duration * SAMPLE_RATE / fastest))
+        lacking = frames_lacking(utterance, tokenizer, fastest)
         if not utterance.text.strip():
             cause, detail = "empty text", "the transcript has no word"
         elif tokenizer.unknown in classes:
             cause, detail = "letters that the tokeniser lacks", utterance.text
         elif utterance.duration > max_seconds:
             cause, detail = "too long", f"{utterance.duration:.1f} s"
-        elif frames_needed(classes) > frames:
-            # CTC's loss is infinite there.
-            cause, detail = "more tokens than frames", f"{frames_needed(classes)} > {frames}"
+        elif lacking > 0:
+            cause, detail = "more tokens than frames", f"{lacking} frames more would do"
         if cause:
             excluded.append(Excluded(utterance.id, utterance.audio, cause, detail))
         else:
             kept.append(utterance)
     return kept, excluded
+
+
+def frames_lacking(utterance: Utterance, tokenizer: Tokenizer, fastest: float = 1.0) -> int:
+    """Encoder frames that an utterance is short of for its text; above 0, its CTC loss is infinite."""
+    frames = encoded_frames(int(utterance.duration * SAMPLE_RATE / fastest))
+    return frames_needed(tokenizer.encode(utterance.text)) - frames
 
 
 def write_excluded(path: str | Path, excluded: list[Excluded]) -> str:

@@ -6,13 +6,16 @@ from pathlib import Path
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from asr.skipping import REPORT_EVERY
+
 STATUS = 128 + signal.SIGTERM  # what a shell reports for it: a script must not go on to its next stage
 
 
 class SaveOnTermination(Callback):
     """Saves a checkpoint after the step in which SIGTERM came, and ends the run.
 
-    A validation that is under way is finished first.
+    With several ranks, after the next step whose number is a multiple of ten. A validation that is under
+    way is finished first.
 
     Args:
         path: where to.
@@ -32,7 +35,9 @@ class SaveOnTermination(Callback):
         if trainer.global_step == self.step:  # within an accumulation: a step is saved whole or not at all
             return
         self.step = trainer.global_step
-        if self._agreed(trainer, task.device):
+        # Asking the other ranks waits for the device; they are asked where a report waits for it anyway.
+        due = trainer.world_size == 1 or self.step % REPORT_EVERY == 0
+        if due and self._agreed(trainer, task.device):
             trainer.save_checkpoint(self.path)
             self.stopped = True
             trainer.should_stop = True

@@ -1,5 +1,6 @@
 """Training: the LightningModule, the optimiser and its schedule, and the run as a whole."""
 
+import hashlib
 import logging
 import math
 import random
@@ -11,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
@@ -36,6 +38,7 @@ from asr.data import (
     FixedBatches,
     SpeechDataset,
     TrainingSampler,
+    frames_lacking,
     make_batches,
     make_loader,
     read_splits,
@@ -47,6 +50,7 @@ from asr.distributed import sum_over_ranks, world_size
 from asr.dry_run import dry_run
 from asr.errors import UserError
 from asr.files import atomic_write, locked
+from asr.manifest import Utterance
 from asr.model import Model
 from asr.progress import TrainingProgress
 from asr.scoring import word_errors
@@ -64,8 +68,9 @@ class TrainingTask(L.LightningModule):
         self.tokenizer = tokenizer
         self.model = Model(config.model, tokenizer.pieces)
         self.audio_seconds = 0.0
-        self.dev_errors = self.dev_words = 0
+        self.dev = [0.0] * 4  # on this rank, of the validation in progress: nats, pieces, errors, words
         self.batch_number = 0  # of the next one, on this rank
+        self.data_digest = ""  # of the utterances trained on
         self.skipped = SkippedSteps(config.training.skip_limit)
 
     def on_fit_start(self) -> None:
@@ -82,7 +87,6 @@ class TrainingTask(L.LightningModule):
         loss, losses = training_loss(self.model, batch, self.config.training)
         self.skipped.watch(batch.ids, losses)
         self.log("train_loss", loss)
-        self.log("audio_hours", self.audio_seconds / 3600)
         return loss
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -94,19 +98,20 @@ class TrainingTask(L.LightningModule):
         log_probs, lengths = self.model(batch.waveforms, batch.lengths)
         losses = self.model.head.loss(log_probs, lengths, batch.targets, batch.target_lengths)
         # An utterance with more pieces than frames has no CTC path; dev is not filtered.
-        losses = torch.where(losses.isfinite(), losses, 0.0)
-        pieces = int(batch.target_lengths.sum())
-        self.log("dev_loss", losses.sum() / max(pieces, 1), batch_size=pieces, sync_dist=True)
+        counts = [losses[losses.isfinite()].sum().item(), batch.target_lengths.sum().item(), 0, 0]
         for classes, reference in zip(greedy(log_probs, lengths), batch.texts, strict=True):
             count = word_errors(reference, self.tokenizer.decode(classes))
-            self.dev_errors += count.total
-            self.dev_words += count.words
+            counts[2:] = counts[2] + count.total, counts[3] + count.words
+        self.dev = [a + b for a, b in zip(self.dev, counts, strict=True)]
 
     def on_validation_epoch_end(self) -> None:
-        totals = torch.tensor([self.dev_errors, self.dev_words], device=self.device)
-        errors, words = self.all_gather(totals).reshape(-1, 2).sum(0).tolist()
-        self.dev_errors = self.dev_words = 0
-        self.log("dev_wer", 100 * errors / max(words, 1), sync_dist=True)  # the same on every rank
+        totals = sum_over_ranks(torch.tensor(self.dev, dtype=torch.float64, device=self.device))
+        nats, pieces, errors, words = totals.tolist()
+        self.dev = [0.0] * 4
+        # The same on every rank.
+        self.log("dev_loss", nats / max(pieces, 1))
+        self.log("dev_wer", 100 * errors / max(words, 1))
+        self.log("audio_hours", self.audio_seconds / 3600)
 
     def configure_optimizers(self):
         config = self.config.training
@@ -144,11 +149,18 @@ class TrainingTask(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["recipe"] = pack_recipe(self.config.model, self.tokenizer)
         checkpoint["training"] = asdict(self.config.training)
+        checkpoint["data_digest"] = self.data_digest
         checkpoint["audio_seconds"] = self.audio_seconds
         self.report_skipped()
         checkpoint["skipped"] = [self.skipped.total, self.skipped.in_row]
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if checkpoint.get("data_digest") != self.data_digest:
+            raise UserError(
+                f"--data.train {' '.join(self.config.data.train)}: not the utterances that the checkpoint to "
+                "go on from was trained on (other splits, another --data.max_seconds, or data prepared "
+                "again); start a new run from its weights with --init"
+            )
         self.audio_seconds = checkpoint["audio_seconds"]
         self.skipped.total, self.skipped.in_row = checkpoint.get("skipped", (0, 0))
 
@@ -198,6 +210,8 @@ def train(config: Config) -> None:
     _quieten_lightning()
     tokenizer = Tokenizer.load(config.data.tokenizer)
     task = TrainingTask(config, tokenizer)
+    if config.training.compile:
+        task.model.encoder.compile_blocks()
     checkpoint, steps_done = (None, 0) if config.dry_run else _find_checkpoint(config, tokenizer)
     if config.init and not checkpoint:
         content = read_checkpoint(config.init)
@@ -216,6 +230,7 @@ def train(config: Config) -> None:
     if not any(utterance.text.strip() for utterance in dev):
         raise UserError(f"--data.dev {config.data.dev}: no utterance has a word to validate on")
     durations = [utterance.duration for utterance in utterances]
+    task.data_digest = _digest(utterances)
     sampler = TrainingSampler(durations, config.training.seconds, config.training.seed)
     loader = make_loader(SpeechDataset(utterances, tokenizer), sampler, config.data.workers)
     if config.dry_run:
@@ -223,12 +238,17 @@ def train(config: Config) -> None:
         return
     trainer = _make_trainer(config)
     sampler.start = steps_done * config.training.accumulate * trainer.world_size
-    dev_batches = make_batches([u.duration for u in dev], config.training.seconds, rng=None)
+    dev_batches = _share_of_dev(config, dev, trainer)
     task.batch_number = steps_done * config.training.accumulate
     with ExitStack() as stack:
         if rank_zero_only.rank == 0:
             stack.enter_context(locked(config.out / "checkpoints", wait=False))
             _announce(config, task, trainer.strategy.root_device, durations, excluded)
+            without_path = sum(frames_lacking(utterance, tokenizer) > 0 for utterance in dev)
+            if without_path:
+                print(
+                    f"not in dev loss: {without_path} of {len(dev)} utterances, with more tokens than frames"
+                )
         try:
             trainer.fit(
                 task,
@@ -242,6 +262,26 @@ def train(config: Config) -> None:
         if trainer.is_global_zero:
             print(f"SIGTERM: saved after step {trainer.global_step}; the same command goes on from there")
         raise SystemExit(STATUS)
+
+
+def _digest(utterances: list[Utterance]) -> str:
+    """Changes with what decides the batches: the utterances, their order and durations."""
+    listed = "".join(f"{utterance.id} {utterance.duration}\n" for utterance in utterances)
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _share_of_dev(config: Config, dev: list[Utterance], trainer: L.Trainer) -> list[list[int]]:
+    """The batches of dev that this rank validates on; at least one, or it would not join in the sums."""
+    durations = [utterance.duration for utterance in dev]
+    seconds = config.training.seconds
+    while len(batches := make_batches(durations, seconds, rng=None)) < trainer.world_size:
+        if len(batches) == len(dev):
+            raise UserError(
+                f"--data.dev {config.data.dev}: {len(dev)} utterances cannot be shared out over "
+                f"{trainer.world_size} processes"
+            )
+        seconds /= 2
+    return batches[trainer.global_rank :: trainer.world_size]
 
 
 def _announce(
@@ -275,6 +315,7 @@ def _quieten_lightning() -> None:
     warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*but have no `val_dataloader`.*")  # of a dry run
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # what is logged is summed already
 
 
 def _make_trainer(config: Config) -> L.Trainer:
@@ -283,11 +324,15 @@ def _make_trainer(config: Config) -> L.Trainer:
     best = ModelCheckpoint(folder, "best", monitor="dev_wer", enable_version_counter=False)
     # After best, so that it holds best's score. (save_last would only copy a new best.)
     last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    several = training.devices * training.nodes > 1
+    # Batch statistics are of all ranks already: there is no buffer to send round before each step.
+    strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if several else "auto"
     callbacks = [best, last, LearningRateMonitor(), TrainingProgress(), SaveOnTermination(folder / LAST)]
     if training.average:
         callbacks.insert(0, Averaging(training.average))
-    return L.Trainer(
+    trainer = L.Trainer(
         **_where(training),
+        strategy=strategy,
         max_steps=training.steps,
         max_epochs=-1,
         val_check_interval=training.validate_every * training.accumulate,
@@ -301,6 +346,10 @@ def _make_trainer(config: Config) -> L.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    # Lightning asks all ranks after every batch whether its own handler, which SaveOnTermination replaces,
+    # has seen SIGTERM, and waits for the device to answer.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+    return trainer
 
 
 def _where(training: TrainingConfig) -> dict:

@@ -184,7 +184,11 @@ def make_step(name: str, config: EncoderConfig, batch, device: str, dtype, compi
     """Forward, backward and optimiser step of one encoder on one batch."""
     model = build(name, config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    run = torch.compile(model) if compiled else model
+    run = model
+    if compiled and name in PEERS:
+        run = torch.compile(model)
+    elif compiled:
+        model.encoder.compile_blocks()  # as train.py --training.compile true does
 
     def step() -> None:
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):

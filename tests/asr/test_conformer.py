@@ -105,3 +105,22 @@ def test_bad_sizes_are_refused(config, message):
 def test_unknown_attention_is_refused():
     with pytest.raises(UserError, match="--attention nope: unknown; choose one of softmax, linear, mala"):
         Encoder(TINY, 20, "nope")
+
+
+def test_compiled_blocks_do_the_same_at_any_batch_size_and_length():
+    torch.manual_seed(0)
+    plain, compiled = Encoder(TINY, 20, "mala"), Encoder(TINY, 20, "mala")
+    compiled.load_state_dict(plain.state_dict())
+    compiled.compile_blocks("aot_eager")
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    for rows, frames in ((2, 90), (3, 131)):
+        features = torch.randn(rows, frames, 20)
+        lengths = torch.tensor([frames, *[frames // 2] * (rows - 1)])
+        found = []
+        for encoder in (plain, compiled):
+            encoder.zero_grad()
+            x, n = encoder(features, lengths)
+            (x * valid_frames(n, x.shape[1])[..., None]).square().sum().backward()
+            found.append([p.grad.clone() for p in encoder.parameters()])
+        for one, other in zip(*found, strict=True):
+            assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)

@@ -1,5 +1,7 @@
 """Two processes with half a batch each do what one does with the whole."""
 
+import itertools
+import signal
 import subprocess
 import sys
 import tempfile
@@ -9,10 +11,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from asr.checkpoint import read_checkpoint
 from asr.config import TrainingConfig
 from asr.conformer import EncoderConfig
 from asr.data import Batch
 from asr.frontend import FrontendConfig
+from asr.manifest import read_manifest
 from asr.model import Model, ModelConfig
 from asr.training import training_loss
 
@@ -71,3 +75,70 @@ def test_two_ranks_with_half_the_batch_give_the_gradients_of_one_with_the_whole(
         assert found.keys() == whole.keys()
         for name, value in found.items():
             assert torch.allclose(value, whole[name], rtol=1e-8, atol=1e-12), name
+
+
+TINY = """
+attention: mala
+encoder: {dim: 16, layers: 1, heads: 2, kernel: 3, dropout: 0.1}
+frontend: {mels: 20, frequency_width: 3, time_masks: 1}
+training: {steps: 20, seconds: 20, warmup: 2, validate_every: 20, precision: fp32, accelerator: cpu}
+"""
+
+# train.py whose ranks list the utterances of each batch, and whose second rank gets SIGTERM at a batch.
+PROGRAM = """
+import os, pathlib, signal, sys
+from asr.config import parse_config
+from asr.training import TrainingTask, train
+
+seen, warned_at, *arguments = sys.argv[1:]
+original, calls = TrainingTask.training_step, []
+
+def listing(task, batch, index):
+    with pathlib.Path(f"{seen}.{task.global_rank}").open("a") as file:
+        file.write(" ".join(batch.ids) + "\\n")
+    calls.append(index)
+    if task.global_rank == 1 and len(calls) == int(warned_at):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return original(task, batch, index)
+
+TrainingTask.training_step = listing
+train(parse_config(arguments))
+"""
+
+
+def test_a_run_on_two_ranks_sees_every_utterance_once_and_survives_sigterm(corpus, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "program.py").write_text(PROGRAM)
+
+    def run(name: str, warned_at: int) -> int:
+        command = [sys.executable, tmp_path / "program.py", tmp_path / f"{name}.seen", str(warned_at)]
+        command += ["--config", tmp_path / "tiny.yaml", "--out", tmp_path / name, "--resume", "auto"]
+        command += ["--data.folder", corpus, "--data.tokenizer", corpus / "tokenizer.model"]
+        command += ["--training.devices", "2"]
+        return subprocess.run(list(map(str, command)), timeout=200).returncode
+
+    def seen(name: str) -> list[list[str]]:
+        """The ids of all batches, in the order of their numbers."""
+        ranks = [(tmp_path / f"{name}.seen.{rank}").read_text().splitlines() for rank in range(2)]
+        return [line.split() for pair in zip(*ranks, strict=True) for line in pair]
+
+    def last(name: str) -> dict:
+        return read_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")
+
+    assert run("whole", warned_at=0) == 0
+    batches, everyone = seen("whole"), sorted(u.id for u in read_manifest(corpus / "train.jsonl"))
+    assert len(batches) == 2 * 20
+    counts = list(itertools.accumulate(map(len, batches)))
+    for start, end in itertools.pairwise([0, *(n for n in counts if n % len(everyone) == 0)]):
+        ids = list(itertools.chain(*batches))[start:end]
+        assert sorted(ids) == everyone
+    assert counts[-1] > 2 * len(everyone)
+
+    assert run("parts", warned_at=3) == 128 + signal.SIGTERM
+    assert last("parts")["global_step"] == 10
+    assert run("parts", warned_at=0) == 0
+    assert seen("parts") == batches
+    whole, parts = last("whole"), last("parts")
+    assert parts["global_step"] == 20
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(parts["state_dict"][name], value), name
