@@ -161,6 +161,11 @@ def build(name: str, config: EncoderConfig) -> Recogniser:
     return Recogniser(encoder, config.dim).train()
 
 
+def hardware() -> str:
+    """The GPU's name, or the number of CPU cores."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+
+
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
     """Floating-point operations per second of a large product."""
     n = 8192 if device == "cuda" else 2048
@@ -281,8 +286,7 @@ def main() -> None:
     has_bf16 = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
     dtype = torch.bfloat16 if has_bf16 and not args.fp32 else torch.float32
     rate = matrix_rate(device, dtype)
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
-    print(f"{where}, torch {torch.__version__}, {dtype}, {rate / 1e12:.2f} TFLOP/s, size {args.size}")
+    print(f"{hardware()}, torch {torch.__version__}, {dtype}, {rate / 1e12:.2f} TFLOP/s, size {args.size}")
     titles = ("ms a step", "x real time", "h per s", "torchaudio/", "peak GiB", "matrix rate")
     widths = (10, 12, 9, 12, 9, 14)
     titled = "".join(f"{title:>{width}}" for title, width in zip(titles, widths, strict=True))

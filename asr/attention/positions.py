@@ -51,12 +51,16 @@ def add_sinusoids(x: Tensor, start: int = 0) -> Tensor:
     return x + sinusoids(position, x.shape[2]).to(x.dtype)
 
 
-def relative_sinusoids(n: int, keys: int, start: int, dim: int, device: torch.device) -> Tensor:
+@lru_cache(maxsize=2)  # every layer of an encoder asks for the same one
+def relative_sinusoids(
+    n: int, keys: int, start: int, dim: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Sinusoids of the offsets of n queries from frame ``start`` to keys 0 ... keys - 1.
 
-    (n + keys - 1, dim), fp64, from the largest offset, start + n - 1, down.
+    (n + keys - 1, dim), from the largest offset, start + n - 1, down.
     """
-    return sinusoids(torch.arange(start + n - 1, start - keys, -1, device=device), dim)
+    with torch.inference_mode(False):  # as above
+        return sinusoids(torch.arange(start + n - 1, start - keys, -1, device=device), dim).to(dtype)
 
 
 def relative_shift(scores: Tensor) -> Tensor:

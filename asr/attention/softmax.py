@@ -86,10 +86,9 @@ class SoftmaxAttention(SelfAttention):
         if self.positions == "rotary":
             q = rotate(q, start)
         if self.positions == "relative":
-            offsets = relative_sinusoids(
-                q.shape[-2], keys.k.shape[-2], start, self.heads * self.head_dim, q.device
-            )
-            offsets = F.linear(offsets.to(q.dtype), self.offset.weight.to(q.dtype))
+            dim = self.heads * self.head_dim
+            offsets = relative_sinusoids(q.shape[-2], keys.k.shape[-2], start, dim, q.device, q.dtype)
+            offsets = F.linear(offsets, self.offset.weight.to(q.dtype))
             offsets = offsets.unflatten(-1, (self.heads, self.head_dim)).transpose(0, 1)
             by_offset = (q + self.offset_bias) @ offsets.transpose(-2, -1)
             bias = bias + relative_shift(by_offset) * self.scale

@@ -34,7 +34,7 @@ def test_relative_shift_puts_offset_i_minus_j_at_i_j(n, keys, start):
 
 
 def test_relative_sinusoids_run_from_the_largest_offset_down():
-    table = relative_sinusoids(4, 6, 2, 10, torch.device("cpu"))
+    table = relative_sinusoids(4, 6, 2, 10, torch.device("cpu"), torch.float64)
     for row, offset in enumerate(range(5, -4, -1)):
         assert torch.allclose(table[row], sinusoid(offset, 10))
 

@@ -1,0 +1,106 @@
+"""What each accuracy lever costs in time: whole training steps with it beside steps without, in turns.
+
+    python benchmarks/levers.py [--attention mala] [--size S] [--batch 32x15]
+
+A step goes from waveforms (noise, all of full length) to updated weights, by the loss and options that
+train.py uses. Medians, and the ratio to the step without any lever.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import torch
+from step import PIECES, PIECES_PER_SECOND, hardware, timed
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from asr.attention import ATTENTIONS
+from asr.config import TrainingConfig
+from asr.conformer import SIZES, EncoderConfig
+from asr.data import Batch
+from asr.errors import UserError, run_program
+from asr.frontend import SAMPLE_RATE
+from asr.model import Model, ModelConfig
+from asr.training import training_loss
+
+LEVERS = {
+    "none": {},
+    "average 0.999": {"average": 0.999},
+    "intermediate 0.3": {"intermediate": 0.3},
+    "consistency 0.2": {"consistency": 0.2},
+    "accumulate 2 (two batches)": {"accumulate": 2},
+}
+
+
+def make_step(attention: str, size: str, batch: Batch, device: str, options: dict) -> Callable[[], None]:
+    """A training step as train.py makes it."""
+    config = TrainingConfig(**{"average": 0.0, **options})
+    torch.manual_seed(0)
+    model = Model(ModelConfig(attention, encoder=EncoderConfig(size)), PIECES).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    average = [value.detach().clone() for value in model.state_dict().values()]
+    weights = list(model.state_dict().values())
+
+    def step() -> None:
+        for _ in range(config.accumulate):
+            with torch.autocast(device, torch.bfloat16):
+                loss, _ = training_loss(model, batch, config)
+            (loss / config.accumulate).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if config.average:
+            with torch.no_grad():
+                get_ema_multi_avg_fn(config.average)(average, weights, None)
+
+    return step
+
+
+def main() -> None:
+    """Parse the command line and print the table."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/levers.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--attention", choices=ATTENTIONS, default="mala", help="(%(default)s)")
+    add("--size", choices=SIZES, default="S", help="size of the encoder (%(default)s)")
+    add("--batch", default="32x15" if device == "cuda" else "8x5", help="utterances x seconds (%(default)s)")
+    add("--rounds", type=int, default=20 if device == "cuda" else 7, help="timed steps of each (%(default)s)")
+    args = parser.parse_args()
+    try:
+        utterances, seconds = (int(part) for part in args.batch.split("x"))
+    except ValueError:
+        raise UserError(f"--batch {args.batch}: must look like 32x15, utterances by seconds") from None
+    samples, pieces = seconds * SAMPLE_RATE, max(1, PIECES_PER_SECOND * seconds)
+    batch = Batch(
+        ids=[str(number) for number in range(utterances)],
+        waveforms=torch.randint(-(2**12), 2**12, (utterances, samples), dtype=torch.int16, device=device),
+        lengths=torch.full((utterances,), samples, device=device),
+        targets=torch.randint(1, PIECES + 1, (utterances, pieces), device=device),
+        target_lengths=torch.full((utterances,), pieces, device=device),
+        texts=[""] * utterances,
+    )
+    steps = {
+        name: make_step(args.attention, args.size, batch, device, options) for name, options in LEVERS.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(args.rounds + 1):
+        # Every step draws the same speed and masks in a round.
+        for name, step in steps.items():
+            torch.manual_seed(number)
+            taken = timed(step, device)
+            if number > 0:  # the first one warms up
+                times[name].append(taken)
+    print(
+        f"{hardware()}, torch {torch.__version__}, {args.attention}, size {args.size}, bf16, {args.batch} s"
+    )
+    print(f"{'lever':28}{'ms a step':>10}{'ratio':>8}")
+    plain = statistics.median(times["none"])
+    for name, taken in times.items():
+        median = statistics.median(taken)
+        print(f"{name:28}{1e3 * median:10.1f}{median / plain:8.2f}")
+
+
+if __name__ == "__main__":
+    run_program(main)
