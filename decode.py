@@ -31,6 +31,7 @@ from asr.decoding.tuning import UNTUNED, check_dev, tune
 from asr.errors import UserError, run_program
 from asr.manifest import Utterance, read_manifest
 from asr.model import Model
+from asr.report.write import report_on
 from asr.scoring import score
 from asr.tokenizer import Tokenizer
 
@@ -103,6 +104,7 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     print(format_table(rows))
     write_results(args.out, rows, posteriors, about)
     print(f"written to {args.out / 'wer.json'}")
+    print(f"error report in {report_on(args.out)}")
 
 
 def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:

@@ -1,4 +1,4 @@
-"""Word error rate with its parts and its confidence interval; ref/hyp files that sclite reads."""
+"""Word error rate with its parts and its confidence interval; alignments; ref/hyp files that sclite reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,11 @@ from pathlib import Path
 import jiwer
 import numpy as np
 
+from asr.bootstrap import interval
 from asr.files import atomic_write
+
+# A word of the reference beside one of the hypothesis; "" where one of them has none.
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,11 @@ class Errors:
     def total(self) -> int:
         """All errors."""
         return self.substitutions + self.insertions + self.deletions
+
+    @property
+    def rate(self) -> float:
+        """Errors in percent of the words."""
+        return 100 * self.total / max(self.words, 1)
 
 
 @dataclass(frozen=True)
@@ -42,41 +51,69 @@ class Score:
 
 def score(references: Sequence[str], hypotheses: Sequence[str], seed: int = 0) -> Score:
     """Score hypotheses against references, utterance by utterance."""
-    counts = [word_errors(r, h) for r, h in zip(references, hypotheses, strict=True)]
-    words = sum(count.words for count in counts)
-    characters = [word_errors(_spaced(r), _spaced(h)) for r, h in zip(references, hypotheses, strict=True)]
+    pairs = list(zip(references, hypotheses, strict=True))
+    counts = [word_errors(*pair) for pair in pairs]
+    words = sum_errors(counts)
     return Score(
-        wer=_rate(sum(count.total for count in counts), words),
-        cer=_rate(sum(c.total for c in characters), sum(c.words for c in characters)),
-        words=words,
-        sub=sum(count.substitutions for count in counts),
-        ins=sum(count.insertions for count in counts),
-        deletions=sum(count.deletions for count in counts),
-        ci95=bootstrap(counts, seed),
+        wer=words.rate,
+        cer=sum_errors([character_errors(*pair) for pair in pairs]).rate,
+        words=words.words,
+        sub=words.substitutions,
+        ins=words.insertions,
+        deletions=words.deletions,
+        ci95=interval(np.array([(count.total, count.words) for count in counts]), seed),
         utterances=len(counts),
     )
 
 
 def word_errors(reference: str, hypothesis: str) -> Errors:
     """Edits that turn the reference into the hypothesis. Either may be empty."""
-    if not reference.split():
-        return Errors(0, 0, len(hypothesis.split()), 0)
-    if not hypothesis.split():
-        count = len(reference.split())
-        return Errors(count, 0, 0, count)
-    out = jiwer.process_words(reference, hypothesis)
+    out = jiwer.process_words(_single_spaced(reference), _single_spaced(hypothesis))
     return Errors(len(reference.split()), out.substitutions, out.insertions, out.deletions)
 
 
-def bootstrap(counts: Sequence[Errors], seed: int = 0, draws: int = 1000) -> tuple[float, float]:
-    """95 % interval of the WER in percent, resampling utterances (Bisani & Ney, ICASSP 2004)."""
-    rng = np.random.default_rng(seed)
-    errors = np.array([count.total for count in counts])
-    words = np.array([count.words for count in counts])
-    chosen = rng.integers(len(counts), size=(draws, len(counts)))
-    rates = 100 * errors[chosen].sum(1) / np.maximum(words[chosen].sum(1), 1)
-    low, high = np.percentile(rates, [2.5, 97.5])
-    return float(low), float(high)
+def character_errors(reference: str, hypothesis: str) -> Errors:
+    """The same by characters, spaces among them; ``words`` counts the characters."""
+    reference, hypothesis = _single_spaced(reference), _single_spaced(hypothesis)
+    out = jiwer.process_characters(reference, hypothesis)
+    return Errors(len(reference), out.substitutions, out.insertions, out.deletions)
+
+
+def align(reference: str, hypothesis: str) -> list[Pair]:
+    """Put the words of reference and hypothesis side by side, with the fewest edits.
+
+    A pair is a word and what was recognised in its place; ``("", word)`` is an insertion, ``(word, "")`` a
+    deletion.
+    """
+    out = jiwer.process_words(_single_spaced(reference), _single_spaced(hypothesis))
+    said, heard = reference.split(), hypothesis.split()
+    pairs: list[Pair] = []
+    for chunk in out.alignments[0]:
+        left = said[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        length = max(len(left), len(right))
+        pairs += zip(left or [""] * length, right or [""] * length, strict=True)
+    return pairs
+
+
+def count_errors(pairs: Sequence[Pair]) -> Errors:
+    """Count the edits of an alignment."""
+    return Errors(
+        words=sum(1 for said, _ in pairs if said),
+        substitutions=sum(1 for said, heard in pairs if said and heard and said != heard),
+        insertions=sum(1 for said, _ in pairs if not said),
+        deletions=sum(1 for _, heard in pairs if not heard),
+    )
+
+
+def sum_errors(counts: Sequence[Errors]) -> Errors:
+    """Add up the counts of several utterances."""
+    return Errors(
+        words=sum(count.words for count in counts),
+        substitutions=sum(count.substitutions for count in counts),
+        insertions=sum(count.insertions for count in counts),
+        deletions=sum(count.deletions for count in counts),
+    )
 
 
 def write_trn(path: str | Path, ids: Sequence[str], texts: Sequence[str]) -> None:
@@ -85,10 +122,5 @@ def write_trn(path: str | Path, ids: Sequence[str], texts: Sequence[str]) -> Non
     atomic_write(path, "".join(lines))
 
 
-def _rate(errors: int, length: int) -> float:
-    return 100 * errors / max(length, 1)
-
-
-def _spaced(text: str) -> str:
-    """Characters as words, so that the same counting serves; spaces count as characters."""
-    return " ".join("_" if character == " " else character for character in " ".join(text.split()))
+def _single_spaced(text: str) -> str:
+    return " ".join(text.split())

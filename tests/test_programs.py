@@ -81,6 +81,18 @@ def test_recipe_goes_from_corpus_to_table(finished, data):
         assert len((out / "results" / name).read_text().splitlines()) == 10
 
 
+def test_decoding_ends_with_an_error_report(finished):
+    results = finished[0] / "results"
+    assert f"error report in {results}/report.html" in finished[1].stdout
+    report = json.loads((results / "report.json").read_text())
+    rows = json.loads((results / "wer.json").read_text())["rows"]
+    for table, row in zip(report["systems"][0]["tables"], rows, strict=True):
+        assert table["words"]["rate"] == pytest.approx(row["wer"])
+        assert table["by_length"] and table["by_speaker"]
+        assert (results / f"errs-test-{row['lm']}.txt").read_text().startswith(f"%WER = {row['wer']:.2f}\n")
+    assert (results / "report.txt").is_file() and "<svg" in (results / "report.html").read_text()
+
+
 def librispeech_tree(corpus, root, splits) -> None:
     """The miniature corpus in LibriSpeech's own layout, under LibriSpeech's split names."""
     for place, (split, source) in enumerate(splits.items()):

@@ -19,6 +19,8 @@ from asr.files import atomic_write
 from asr.long import long_log_probs
 from asr.manifest import Utterance
 from asr.model import Model
+from asr.report.errs import format_errs
+from asr.report.results import Decoded, decoded_path, write_decoded
 from asr.scoring import Score, score, write_trn
 from asr.tokenizer import Tokenizer
 
@@ -141,11 +143,21 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def write_results(out: Path, rows: Sequence[Row], posteriors: dict[str, Posteriors], about: dict) -> None:
-    """Write wer.json, the table, and per row a reference and a hypothesis file in sclite's trn format."""
+    """Write wer.json, the table, and per row what asr.report reads and what a person or sclite does.
+
+    For a split and an LM: ``SPLIT.LM.jsonl`` (asr/report/results.py), ``errs-SPLIT-LM.txt`` with every error
+    marked (asr/report/errs.py), and reference and hypotheses in sclite's trn format.
+    """
     for row in rows:
-        ids = [utterance.id for utterance in posteriors[row.split].utterances]
-        write_trn(out / f"{row.split}.ref.trn", ids, posteriors[row.split].references)
+        decoded = [
+            Decoded(item.id, item.text, hypothesis, item.speaker, item.duration)
+            for item, hypothesis in zip(posteriors[row.split].utterances, row.hypotheses, strict=True)
+        ]
+        ids = [item.id for item in decoded]
+        write_trn(out / f"{row.split}.ref.trn", ids, [item.ref for item in decoded])
         write_trn(out / f"{row.split}.{row.lm}.hyp.trn", ids, row.hypotheses)
+        write_decoded(decoded_path(out, row.split, row.lm), decoded)
+        atomic_write(out / f"errs-{row.split}-{row.lm}.txt", format_errs(decoded))
     records = []
     for row in rows:
         record = {"split": row.split, "lm": row.lm, **asdict(row.score), "rtf": round(row.rtf, 5)}
