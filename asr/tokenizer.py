@@ -56,6 +56,10 @@ class Tokenizer:
         """Text to classes."""
         return [piece + 1 for piece in self._processor.encode(text)]
 
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        """``encode`` of many texts, faster."""
+        return [[piece + 1 for piece in pieces] for pieces in self._processor.encode(texts)]
+
     def decode(self, classes: list[int]) -> str:
         """Classes (no blanks) to text."""
         return self._processor.decode([number - 1 for number in classes])

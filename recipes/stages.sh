@@ -84,7 +84,7 @@ parse_options() {
   done
   [[ "${first_stage:-0}" =~ ^[0-9]+$ ]] || die "--stage $first_stage: not a number"
   [[ "$stop_stage" =~ ^[0-9]+$ ]] || die "--stop-stage $stop_stage: not a number"
-  python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("flashlight") is None)' ||
+  python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("numba") is None)' ||
     die "the Python packages are not there; make environment sets them up"
 }
 

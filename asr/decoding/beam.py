@@ -1,4 +1,4 @@
-"""Beam search over a lexicon with a word n-gram LM, by flashlight-text, on run-averaged posteriors."""
+"""Beam search over the LM's words, in this process or in several. The search itself is in search.py."""
 
 import math
 import multiprocessing
@@ -7,27 +7,20 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import kenlm
 import numpy as np
 import torch
-from flashlight.lib.text.decoder import (
-    CriterionType,
-    LexiconDecoder,
-    LexiconDecoderOptions,
-    SmearingMode,
-    Trie,
-)
-from flashlight.lib.text.decoder.kenlm import KenLM
-from flashlight.lib.text.dictionary import Dictionary
 from tqdm import tqdm
 
 from asr import lm
+from asr.decoding import search
+from asr.decoding.lexicon import ROOT, build_lexicon
 from asr.errors import UserError
 from asr.heads.ctc import BLANK
 from asr.tokenizer import Tokenizer
 
 BEAM = 100
-BEAM_TOKENS = 10  # pieces tried per frame; measured to cost no accuracy
-BEAM_THRESHOLD = 25.0  # nats below the best at which a hypothesis is dropped
+MEMORY = 2**20  # LM scores remembered; each takes 24 bytes
 
 
 class BeamDecoder:
@@ -40,74 +33,87 @@ class BeamDecoder:
     """
 
     def __init__(self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM) -> None:
-        self.beam = beam
-        self.silence = tokenizer.pieces + 1  # a column of its own: never a real piece
-        words = lm.vocabulary(lm_path)
-        self._words = Dictionary()
-        self._words.add_entry("<unk>")
-        for word in words:
-            self._words.add_entry(word)
-        self._lm = KenLM(str(lm_path), self._words)
-        self._trie = Trie(self.silence + 1, self.silence)
-        start = self._lm.start(False)
-        for word in words:
-            index = self._words.get_index(word)
-            spelling = tokenizer.encode(word)
-            # A word with letters that the acoustic model never saw cannot be recognised.
-            if tokenizer.unknown not in spelling:
-                self._trie.insert(spelling, index, self._lm.score(start, index)[1])
-        self._trie.smear(SmearingMode.MAX)
+        self._model = lm.load(lm_path)
+        self._words = lm.vocabulary(lm_path)
+        spellings = tokenizer.encode_all(self._words)
+        # A word with letters that the acoustic model never saw cannot be recognised.
+        spellings = [() if tokenizer.unknown in spelling else spelling for spelling in spellings]
+        unigrams = [self._model.score(word, bos=False, eos=False) for word in self._words]
+        self._lexicon = build_lexicon(spellings, unigrams)
+        self._beam = search.make_prefixes(beam)
+        self._work = search.make_workspace(beam, tokenizer.pieces + 1)
+        self._forget()
 
     def decode(self, log_probs: np.ndarray, lm_weight: float, word_score: float) -> str:
-        """The best word sequence.
+        """The best word sequence; see ``decode_scored``."""
+        return self.decode_scored(log_probs, lm_weight, word_score)[0]
+
+    def decode_scored(self, log_probs: np.ndarray, lm_weight: float, word_score: float) -> tuple[str, float]:
+        """The best word sequence and its score in nats (asr/decoding/prefix_beam.py says which).
 
         Args:
             log_probs: (N, classes) fp32, natural logarithms.
-            lm_weight: factor on the LM's natural log-probability.
+            lm_weight: factor on the LM's natural logarithm.
             word_score: added for every word, in nats.
         """
-        merged = merge_runs(log_probs)
-        silence = np.full((len(merged), 1), -1e4, np.float32)
-        emissions = np.ascontiguousarray(np.concatenate((merged, silence), axis=1), np.float32)
-        options = LexiconDecoderOptions(
-            beam_size=self.beam,
-            beam_size_token=BEAM_TOKENS,
-            beam_threshold=BEAM_THRESHOLD,
-            lm_weight=lm_weight * math.log(10),  # KenLM's logarithms are decimal
-            word_score=word_score,
-            unk_score=-math.inf,
-            sil_score=0.0,
-            log_add=False,
-            criterion_type=CriterionType.CTC,
-        )
-        decoder = LexiconDecoder(
-            options, self._trie, self._lm, self.silence, BLANK, self._words.get_index("<unk>"), [], False
-        )
-        results = decoder.decode(emissions.ctypes.data, *emissions.shape)
-        if not results:
-            return ""
-        return " ".join(self._words.get_entry(index) for index in results[0].words if index >= 0)
+        if 2 * self._remembered > MEMORY:
+            self._forget()
+        weights = search.Weights(lm_weight * math.log(10), word_score, len(self._words) + 1)
+        ahead = np.exp(weights.lm * self._lexicon.best + word_score)
+        ahead[ROOT] = 1.0
+        probs = np.exp(log_probs.astype(np.float64))
+        histories = search.make_histories(1 + len(self._beam.node) * (len(probs) + 1))
+        beam, work = self._beam, self._work
+        work.log_scale[0] = 0.0
+        beam.node[0], beam.history[0], beam.last[0] = ROOT, 0, BLANK
+        beam.blank[0], beam.piece[0] = 1.0, 0.0
+        frame, size, count = 0, 1, 1
+        while True:
+            frame, size, count, missing = search.advance(
+                probs, frame, beam, size, count, histories, self._lexicon, self._memory, weights, ahead, work
+            )
+            if not missing:
+                break
+            self._ask(np.unique(work.missing[:missing]))
+        return self._best(size, histories, weights)
 
+    def _best(self, size: int, histories: search.Histories, weights: search.Weights) -> tuple[str, float]:
+        """The best prefix whose last word is finished."""
+        beam, best, best_score = self._beam, 0, -math.inf
+        finished = [i for i in range(size) if beam.node[i] == ROOT]
+        ends = [histories.state[beam.history[i]] * weights.words + len(self._words) for i in finished]
+        self._ask(np.array([key for key in set(ends) if search.find(self._memory, key) < 0], np.int64))
+        for i, end in zip(finished, ends, strict=True):
+            end_score = self._memory.score[search.find(self._memory, end)]
+            score = math.log(beam.blank[i] + beam.piece[i]) + weights.lm * end_score
+            if score > best_score:
+                best, best_score = int(beam.history[i]), score
+        words = []
+        while best:
+            words.append(self._words[histories.word[best]])
+            best = histories.parent[best]
+        return " ".join(reversed(words)), float(best_score + self._work.log_scale[0])
 
-def merge_runs(log_probs: np.ndarray) -> np.ndarray:
-    """Average each run of frames whose likeliest class is the same piece into one frame.
+    def _ask(self, keys: np.ndarray) -> None:
+        """Ask the LM for scores that are not in memory. A key is state * (words + 1) + word."""
+        scores, numbers = np.empty(len(keys)), np.empty(len(keys), np.int64)
+        for i, key in enumerate(keys.tolist()):
+            state, word = divmod(key, len(self._words) + 1)
+            spelled = self._words[word] if word < len(self._words) else "</s>"
+            after = kenlm.State()
+            scores[i] = self._model.BaseScore(self._states[state], spelled, after)
+            numbers[i] = number = self._numbers.setdefault(after, len(self._states))
+            if number == len(self._states):
+                self._states.append(after)
+        search.remember(self._memory, keys, scores, numbers)
+        self._remembered += len(keys)
 
-    flashlight's lexicon decoder charges ``sil`` instead of the piece when a finished word's last piece
-    goes on for another frame, so pieces longer than a frame at a word's end would be penalised. A
-    repeated piece has a blank in between and stays apart.
-
-    Args:
-        log_probs: (N, classes).
-
-    Returns:
-        (M, classes), M <= N; blank frames as they were.
-    """
-    if not len(log_probs):
-        return log_probs
-    best = log_probs.argmax(1)
-    starts = np.flatnonzero(np.concatenate(([True], (best[1:] != best[:-1]) | (best[1:] == BLANK))))
-    lengths = np.diff(np.append(starts, len(best)))
-    return np.add.reduceat(log_probs, starts) / lengths[:, None].astype(log_probs.dtype)
+    def _forget(self) -> None:
+        start = kenlm.State()
+        self._model.BeginSentenceWrite(start)
+        self._states, self._numbers = [start], {start: 0}
+        self._memory = search.make_memory(MEMORY)
+        self._remembered = 0
 
 
 class BeamPool:

@@ -1,8 +1,15 @@
+import itertools
+import math
+from functools import cache
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asr import lm
-from asr.decoding.beam import BeamDecoder, BeamPool, merge_runs
+from asr.decoding.beam import BeamDecoder, BeamPool
+from asr.decoding.prefix_beam import prefix_beam_search
 from asr.decoding.tuning import check_dev, tune
 from asr.errors import UserError
 from asr.tokenizer import Tokenizer, train_tokenizer
@@ -34,19 +41,6 @@ def posteriors(tokenizer, text: str, hold: int = 3, sure: float = 6.0, seed: int
     return (logits - np.log(np.exp(logits).sum(1, keepdims=True))).astype(np.float32)
 
 
-def test_runs_of_a_piece_are_averaged_and_blanks_stay():
-    frames = np.log(
-        np.array([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.6, 0.1], [0.1, 0.2, 0.7]])
-    )
-    merged = merge_runs(frames)
-    assert np.allclose(merged, [frames[0], frames[1], frames[2:4].mean(0), frames[4]])
-
-
-def test_repeats_with_a_blank_between_stay_apart():
-    best = np.eye(3)[[1, 1, 0, 1, 0, 0]]
-    assert merge_runs(best).argmax(1).tolist() == [1, 0, 1, 0, 0]
-
-
 @pytest.mark.parametrize("hold", [1, 2, 5])
 @pytest.mark.parametrize("sentence", sorted(set(TEXT)))
 def test_sure_posteriors_are_read_whatever_the_pieces_length(tokenizer, model, sentence, hold):
@@ -59,6 +53,58 @@ def test_the_lm_decides_where_the_sound_does_not(tokenizer, model):
     decoder = BeamDecoder(model, tokenizer)
     noisy = posteriors(tokenizer, "THE CAT SAT", sure=1.5, seed=3)
     assert decoder.decode(noisy, lm_weight=2.0, word_score=0.0) in set(TEXT)
+
+
+decoder_of = cache(BeamDecoder)
+
+
+def spellings_of(tokenizer, model) -> dict[tuple[int, ...], str]:
+    return {tuple(tokenizer.encode(word)): word for word in lm.vocabulary(model)}
+
+
+@given(seed=st.integers(0, 10_000), sure=st.floats(2.0, 6.0), text=st.sampled_from(sorted(set(TEXT))))
+@settings(max_examples=40, deadline=None)
+def test_the_search_finds_what_the_plain_one_finds(tokenizer, model, seed, sure, text):
+    log_probs = posteriors(tokenizer, text, sure=sure, seed=seed)
+    words, score = decoder_of(model, tokenizer).decode_scored(log_probs, 0.7, 0.5)
+    plain, plain_score = prefix_beam_search(
+        log_probs, spellings_of(tokenizer, model), lm.load(model), 0.7, 0.5, beam=100
+    )
+    # It prunes more: now and then it misses the best by a little, and never invents a better score.
+    assert score <= plain_score + 1e-3
+    assert words == " ".join(plain) or plain_score - score < 1.0
+
+
+def test_the_plain_search_sums_over_all_alignments():
+    """Against every path of a few frames, one by one; with an LM that does not count."""
+    spellings = {(1,): "A", (1, 2): "AB", (2, 2): "BB", (3,): "C"}
+    by_word = {word: spelling for spelling, word in spellings.items()}
+    log_probs = np.log(np.random.default_rng(3).dirichlet(np.ones(4), size=5))
+    sequences = {}
+    for count in range(6):
+        for words in itertools.product(by_word, repeat=count):
+            pieces = tuple(itertools.chain(*(by_word[word] for word in words)))
+            sequences.setdefault(pieces, []).append(words)
+    totals = dict.fromkeys(sequences, 0.0)
+    for path in itertools.product(range(4), repeat=5):
+        pieces = tuple(piece for piece, _ in itertools.groupby(path) if piece)
+        if pieces in totals:
+            totals[pieces] += np.exp(log_probs[np.arange(5), list(path)].sum())
+
+    class Flat:
+        def score(self, *_, **__):
+            return 0.0
+
+    for word_score in (0.0, 0.7, 2.0):
+        words, score = prefix_beam_search(log_probs, spellings, Flat(), 0.0, word_score, beam=1000)
+        scores = {
+            words: math.log(totals[pieces]) + word_score * len(words)
+            for pieces, ways in sequences.items()
+            if totals[pieces] > 0
+            for words in ways
+        }
+        assert score == pytest.approx(max(scores.values()))
+        assert scores[tuple(words)] == pytest.approx(score)
 
 
 def test_no_frames_give_no_words(tokenizer, model):

@@ -1,0 +1,92 @@
+"""CTC prefix beam search over a lexicon with a word n-gram LM, as plainly as it can be written.
+
+The oracle of the fast search in search.py: the tests and benchmarks/decoders.py hold the two together.
+Hannun et al., "First-Pass Large Vocabulary Continuous Speech Recognition using Bi-Directional Recurrent
+DNNs", arXiv 1408.2873, Algorithm 1, with the words' spellings as the only ways to go on.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+
+import kenlm
+import numpy as np
+
+from asr.heads.ctc import BLANK
+
+# Words that are complete, and pieces of the one that is not.
+Prefix = tuple[tuple[str, ...], tuple[int, ...]]
+
+
+def log_add(a: float, b: float) -> float:
+    """ln(e^a + e^b)."""
+    high, low = max(a, b), min(a, b)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+
+
+def prefix_beam_search(
+    log_probs: np.ndarray,
+    spellings: Mapping[tuple[int, ...], str],
+    model: kenlm.Model,
+    lm_weight: float,
+    word_score: float,
+    beam: int,
+) -> tuple[list[str], float]:
+    """The best words and their score in nats.
+
+    score(words) = log P_ctc(words | audio) + lm_weight ln P_lm(words </s>) + word_score * number of words,
+    where P_ctc sums over all alignments (those that the beam kept).
+
+    Args:
+        log_probs: (N, classes), natural logarithms.
+        spellings: words by their pieces.
+        model: LM.
+        lm_weight, word_score: see above.
+        beam: prefixes kept after each frame.
+    """
+    pieces_after = defaultdict(set)  # beginning of a spelling -> pieces that go on from it
+    for spelling in spellings:
+        for place, piece in enumerate(spelling):
+            pieces_after[spelling[:place]].add(piece)
+    pieces_of = {word: spelling for spelling, word in spellings.items()}
+    lm_scores: dict[tuple[str, ...], float] = {}
+
+    def lm_score(words: tuple[str, ...], end: bool = False) -> float:
+        key = (*words, "</s>") if end else words
+        if key not in lm_scores:
+            log10 = model.score(" ".join(words), bos=True, eos=end)
+            lm_scores[key] = lm_weight * math.log(10) * log10 + word_score * len(words)
+        return lm_scores[key]
+
+    def last_piece(prefix: Prefix) -> int:
+        words, begun = prefix
+        return begun[-1] if begun else (pieces_of[words[-1]][-1] if words else BLANK)
+
+    # Log-probability of all alignments of a prefix that end in a blank, and of those that end in a piece.
+    found: dict[Prefix, list[float]] = {((), ()): [0.0, -math.inf]}
+    for frame in log_probs.tolist():
+        after: dict[Prefix, list[float]] = defaultdict(lambda: [-math.inf, -math.inf])
+        for prefix, (in_blank, in_piece) in found.items():
+            words, begun = prefix
+            either, last = log_add(in_blank, in_piece), last_piece(prefix)
+            stay = after[prefix]
+            stay[0] = log_add(stay[0], either + frame[BLANK])
+            if last != BLANK:
+                stay[1] = log_add(stay[1], in_piece + frame[last])
+            for piece in pieces_after[begun]:
+                longer = (*begun, piece)
+                # The same piece twice is a repetition in sound only with a blank in between.
+                mass = (in_blank if piece == last else either) + frame[piece]
+                if longer in pieces_after:
+                    other = after[words, longer]
+                    other[1] = log_add(other[1], mass)
+                if longer in spellings:
+                    other = after[(*words, spellings[longer]), ()]
+                    other[1] = log_add(other[1], mass)
+        ranked = sorted(after, key=lambda prefix: log_add(*after[prefix]) + lm_score(prefix[0]))
+        found = {prefix: after[prefix] for prefix in ranked[-beam:]}
+    complete = {words: log_add(*score) for (words, begun), score in found.items() if not begun}
+    if not complete:
+        return [], -math.inf
+    best = max(complete, key=lambda words: complete[words] + lm_score(words, end=True))
+    return list(best), float(complete[best] + lm_score(best, end=True))
