@@ -1,0 +1,42 @@
+"""A long recording's posteriors cut at pauses, so that a bounded part is in memory and is searched at a time.
+
+flashlight's decoder could go on over chunks (``decode_step``), but with ``prune`` it is one process for the
+whole recording; segments keep all cores busy. What a cut costs is the LM's memory of two or three words, at
+a place where a sentence often ends; ``benchmarks/transcribe.py --cutting`` measures it.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from asr.heads.ctc import BLANK
+
+# Frames of 40 ms. Nothing up to 40 s is cut, so that an utterance is decoded as it is when WER is measured.
+SHORTEST, LONGEST = 250, 1000
+
+
+def cut_at_pauses(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Log-probabilities (n, classes), however they come, to segments of 10 to 40 s (the last may be shorter).
+
+    The segments joined are the parts joined, and do not depend on how these were divided.
+    """
+    held = None
+    for part in parts:
+        held = part if held is None else np.concatenate((held, part))
+        while len(held) > LONGEST:
+            cut = SHORTEST + _pause(held[SHORTEST:LONGEST])
+            yield held[:cut]
+            held = held[cut:]
+    if held is not None:
+        yield held
+
+
+def _pause(log_probs: np.ndarray) -> int:
+    """The middle of the longest run of blanks; where there is none, the frame most like one."""
+    blank = log_probs.argmax(1) == BLANK
+    if not blank.any():
+        return int(log_probs[:, BLANK].argmax())
+    edges = np.flatnonzero(np.diff(blank.astype(np.int8), prepend=0, append=0))
+    starts, ends = edges[::2], edges[1::2]
+    longest = (ends - starts).argmax()
+    return int(starts[longest] + ends[longest]) // 2
