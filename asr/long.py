@@ -120,7 +120,12 @@ def seconds_bar(show: str, seconds: float) -> tqdm:
     """A progress bar over seconds of audio; none where ``show`` is empty or output is no terminal."""
     layout = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
     hidden = not show or None  # None: tqdm looks whether it writes to a terminal
-    return tqdm(desc=show, total=seconds, bar_format=layout, leave=False, disable=hidden)
+    return _Bar(desc=show, total=seconds, bar_format=layout, leave=False, disable=hidden)
+
+
+class _Bar(tqdm):
+    def update(self, n: float) -> None:
+        super().update(min(n, self.total - self.n))  # tqdm warns where rounding leads beyond the end
 
 
 def _subsample(subsampling: Subsampling, features: Tensor, dim: int, spans, advance: Advance) -> Tensor:

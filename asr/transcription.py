@@ -8,7 +8,7 @@ transcripts come in the order given and soon. A long one is read, encoded and de
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +136,10 @@ def _windows(
 def _transcribe_long(recording: Recording, model: Model, decoder: Decoder) -> Transcript | UserError:
     parts = long_log_probs(model, audio.stream(recording.path), show=recording.path.name)
     try:
-        [spoken] = decoder([(part.cpu().numpy() for part in parts)], recording.seconds)
+        first = next(parts)  # comes when everything is read and encoded
     except audio.AudioError as error:
         return error
+    [spoken] = decoder([(part.cpu().numpy() for part in chain([first], parts))], recording.seconds)
     return _transcript(recording, spoken)
 
 

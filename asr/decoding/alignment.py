@@ -1,8 +1,8 @@
 """When each word was said: from the frames of a CTC path to words with times and confidences.
 
 CTC learns which pieces come in which order, not how long they last: a piece is one or a few frames somewhere
-in its sound, often towards the end, and blanks fill the rest. So a word's times are right to a tenth of a
-second or two, and its end rather early. Frame n stands for the 40 ms from 0.04 n s on.
+in its sound, and blanks fill the rest. So a word's times lie within or near its sound and are not its
+edges. Frame n stands for the 40 ms from 0.04 n s on: its convolutions are centred on 0.04 n + 0.016 s.
 """
 
 from collections.abc import Iterable, Sequence
