@@ -22,7 +22,7 @@ from asr.captions import Transcript, as_json, as_srt, as_text, as_vtt
 from asr.data import make_batches
 from asr.decoding.alignment import Word, best_path, collapse, forced_path, words_on_path
 from asr.decoding.beam import BeamPool
-from asr.decoding.pauses import cut_at_pauses
+from asr.decoding.pauses import LONGEST, cut_at_pauses
 from asr.errors import UserError
 from asr.files import atomic_write
 from asr.long import long_log_probs, seconds_bar
@@ -61,12 +61,19 @@ class LMDecoder:
         pool: to search in; entered.
         lm_weight, word_score: see ``BeamDecoder``.
         together: segments searched at a time.
+        longest: frames of a segment at most.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, pool: BeamPool, lm_weight: float, word_score: float, together: int
+        self,
+        tokenizer: Tokenizer,
+        pool: BeamPool,
+        lm_weight: float,
+        word_score: float,
+        together: int,
+        longest: int = LONGEST,
     ) -> None:
-        self.tokenizer, self.pool, self.together = tokenizer, pool, together
+        self.tokenizer, self.pool, self.together, self.longest = tokenizer, pool, together, longest
         self.weights = lm_weight, word_score
 
     def __call__(self, recordings: Sequence[Posteriors], seconds: float) -> list[Spoken]:
@@ -74,7 +81,9 @@ class LMDecoder:
         texts: list[list[str]] = [[] for _ in recordings]
         words: list[list[Word]] = [[] for _ in recordings]
         segments = (
-            (number, segment) for number, parts in enumerate(recordings) for segment in cut_at_pauses(parts)
+            (number, segment)
+            for number, parts in enumerate(recordings)
+            for segment in cut_at_pauses(parts, self.longest)
         )
         frames = [0] * len(recordings)  # decoded of each
         with seconds_bar("beam search", seconds) as bar:

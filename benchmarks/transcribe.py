@@ -7,8 +7,8 @@
 Run it from the checkout's root. A split's utterances are joined, from the first again where they are too
 few, into a FLAC file of each length, at --rate and with --channels; decode.py transcribes it in a process
 of its own, without and with the LM. Peak memory is that of its largest process: with an LM that is
-decode.py's own, or a process of beam search. With --cutting the same posteriors are searched as decode.py
-does, a segment between pauses at a time, and whole, in this process.
+decode.py's own, or a process of beam search. With --cutting the same posteriors are searched whole and
+in segments between pauses of several lengths, in this process; decode.py's are of 40 s at most.
 """
 
 import argparse
@@ -28,12 +28,13 @@ import torch
 from asr import audio
 from asr.checkpoint import load_model
 from asr.decoding.beam import BeamDecoder
-from asr.decoding.pauses import cut_at_pauses
+from asr.decoding.pauses import LONGEST, cut_at_pauses
 from asr.decoding.tuning import UNTUNED
 from asr.errors import UserError, run_program
 from asr.frontend import SAMPLE_RATE
 from asr.long import long_log_probs
 from asr.manifest import Utterance, read_manifest
+from asr.model import FRAME_SECONDS
 from asr.scoring import score
 
 
@@ -74,22 +75,21 @@ def time_program(path: Path, reference: str, lm: Path | None, args: argparse.Nam
 
 
 def compare_cutting(path: Path, reference: str, args: argparse.Namespace) -> None:
-    """Print WER and time of searching whole and cut, and how far the two are apart."""
+    """Print WER and time of searching whole and cut."""
     model, recipe = load_model(args.checkpoint)
     parts = long_log_probs(model, audio.stream(path))
     log_probs = np.concatenate([part.numpy() for part in parts])
+    seconds = FRAME_SECONDS * len(log_probs)
     decoder = BeamDecoder(args.lm, recipe.tokenizer)
-    segments = list(cut_at_pauses([log_probs]))
-    found = []
-    for name, pieces in (("whole", [log_probs]), ("cut", segments)):
+    for longest in (len(log_probs), 2 * LONGEST, LONGEST, LONGEST // 2, LONGEST // 4):
         started = time.perf_counter()
-        found.append(" ".join(filter(None, (decoder.decode(piece, *UNTUNED) for piece in pieces))))
+        found = [decoder.decode(piece, *UNTUNED) for piece in cut_at_pauses([log_probs], longest)]
         took = time.perf_counter() - started
-        wer = score([reference], [found[-1]]).wer
-        print(f"{len(log_probs) * 0.04 / 60:7.1f}  {name:8} {took:9.1f} {'':19} {wer:7.2f}", flush=True)
-    apart = score(found[:1], found[1:])
-    wrong = apart.sub + apart.ins + apart.deletions
-    print(f"{len(segments)} segments; {wrong} of {apart.words} words differ from those of the whole")
+        wer = score([reference], [" ".join(filter(None, found))]).wer
+        name = "whole" if len(found) == 1 else f"{FRAME_SECONDS * longest:g} s"
+        print(
+            f"{seconds / 60:7.1f}  {name:8} {took:9.1f} {took / seconds:9.4f} {'':9} {wer:7.2f}", flush=True
+        )
 
 
 def main() -> None:

@@ -1,8 +1,10 @@
 """A long recording's posteriors cut at pauses, so that a bounded part is in memory and is searched at a time.
 
-flashlight's decoder could go on over chunks (``decode_step``), but with ``prune`` it is one process for the
-whole recording; segments keep all cores busy. What a cut costs is the LM's memory of two or three words, at
-a place where a sentence often ends; ``benchmarks/transcribe.py --cutting`` measures it.
+flashlight's decoder could go on over chunks (``decode_step``, ``prune``), but in one process for the whole
+recording, and the search loses breadth with length: it never merges two hypotheses whose words ever
+differed, so that the beam fills with variants of what is long past. A cut costs the LM its memory of two
+or three words, at a place where a sentence often ends, and frees the beam: cut is better than whole
+(``benchmarks/transcribe.py --cutting``, docs/recipe.md).
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,19 +14,19 @@ import numpy as np
 from asr.heads.ctc import BLANK
 
 # Frames of 40 ms. Nothing up to 40 s is cut, so that an utterance is decoded as it is when WER is measured.
-SHORTEST, LONGEST = 250, 1000
+LONGEST = 1000
 
 
-def cut_at_pauses(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Log-probabilities (n, classes), however they come, to segments of 10 to 40 s (the last may be shorter).
+def cut_at_pauses(parts: Iterable[np.ndarray], longest: int = LONGEST) -> Iterator[np.ndarray]:
+    """Log-probabilities (n, classes) of consecutive parts to segments of longest / 4 to longest frames.
 
-    The segments joined are the parts joined, and do not depend on how these were divided.
+    The last may be shorter. Joined, they are the parts joined; they do not depend on how these were divided.
     """
-    held = None
+    held, shortest = None, longest // 4
     for part in parts:
         held = part if held is None else np.concatenate((held, part))
-        while len(held) > LONGEST:
-            cut = SHORTEST + _pause(held[SHORTEST:LONGEST])
+        while len(held) > longest:
+            cut = shortest + _pause(held[shortest:longest])
             yield held[:cut]
             held = held[cut:]
     if held is not None:

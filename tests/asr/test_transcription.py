@@ -10,7 +10,6 @@ import torch
 
 from asr import audio, lm
 from asr.conformer import EncoderConfig
-from asr.decoding import pauses
 from asr.decoding.beam import BeamPool
 from asr.decoding.greedy import greedy
 from asr.errors import UserError
@@ -95,10 +94,10 @@ def test_windows_give_the_first_before_the_last_is_read(model, tokenizer, paths)
     assert next(found).path == str(paths[0])
 
 
-def test_long_is_as_short(model, tokenizer, joined, pool, monkeypatch):
-    monkeypatch.setattr(pauses, "SHORTEST", 25)
-    monkeypatch.setattr(pauses, "LONGEST", 100)  # 4 s, so that there is something to cut
-    for decoder in (GreedyDecoder(tokenizer), LMDecoder(tokenizer, pool, 0.5, 1.0, together=3)):
+def test_long_is_as_short(model, tokenizer, joined, pool):
+    # 4 s, so that there is something to cut.
+    lm_decoder = LMDecoder(tokenizer, pool, 0.5, 1.0, together=3, longest=100)
+    for decoder in (GreedyDecoder(tokenizer), lm_decoder):
         [whole] = transcripts(model, decoder, [joined])
         [in_parts] = transcripts(model, decoder, [joined], batch_seconds=1.0)
         assert whole.text == in_parts.text and whole.words == in_parts.words
