@@ -2,10 +2,18 @@
 
     python decode.py --checkpoint exp/demo/mala/checkpoints/best.ckpt --data data/demo --splits test \\
         --lm data/demo/3gram.bin --out exp/demo/mala/results
-    python decode.py --checkpoint best.ckpt --audio a.flac b.wav [--lm 3gram.bin]
+    python decode.py --checkpoint best.ckpt --audio a.flac talks/ list.txt [--lm 3gram.bin]
+    python decode.py --checkpoint best.ckpt --audio film.flac --format srt > film.srt
+    python decode.py --checkpoint best.ckpt --audio talks/ --format json --out transcripts
 
 With --lm, LM weight and word score are tuned on a dev split first, unless both are given. They are never
 tuned on a split named test*. With --audio there is nothing to tune on: take the ones in wer.json.
+
+--audio takes recordings of any length, sample rate and number of channels (flac wav opus mp3 ...), folders,
+and lists: a path a line in .txt and .lst files, an id and a path in .scp files, from the list's folder or
+else from the current one. One that cannot be read is reported, the others are transcribed, and the exit
+status is 1. --out DIR writes DIR/NAME.txt (json, srt, vtt) for NAME.flac; below a folder that was named,
+its inner folders are kept.
 """
 
 import argparse
@@ -15,7 +23,6 @@ from pathlib import Path
 
 import torch
 
-from asr import audio
 from asr.checkpoint import Recipe, check_tokenizer, load_model
 from asr.decoding.beam import BEAM, BeamPool
 from asr.decoding.evaluation import (
@@ -29,11 +36,12 @@ from asr.decoding.evaluation import (
 )
 from asr.decoding.tuning import UNTUNED, check_dev, tune
 from asr.errors import UserError, run_program
-from asr.manifest import Utterance, read_manifest
+from asr.manifest import read_manifest
 from asr.model import Model
 from asr.report.write import report_on
 from asr.scoring import score
 from asr.tokenizer import Tokenizer
+from asr.transcription import FORMATS, SEGMENTS, Decoder, GreedyDecoder, LMDecoder, Output, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,30 +116,20 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
 
 
 def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
-    """Print a transcript for every recording; a bad one is reported and does not stop the others."""
-    failed = 0
-    utterances = []
-    for path in args.audio:
-        try:
-            utterances.append(Utterance(str(path), str(path), audio.check(path), "", ""))
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            failed += 1
-    if utterances:
-        posteriors = compute_posteriors(
-            model, utterances, recipe.tokenizer, args.batch_seconds, "acoustic model"
-        )
-        row = decode_greedy("audio", posteriors, recipe.tokenizer)
-        if args.lm:
-            weights = (args.lm_weight, args.word_score)
-            if args.lm_weight is None:
-                weights = UNTUNED
-                print(f"LM weight {weights[0]:g}, word score {weights[1]:g}, not tuned", file=sys.stderr)
-            with BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs) as pool:
-                row = decode_beam("audio", posteriors, pool, args.lm.stem, *weights)
-        for utterance, text in zip(utterances, row.hypotheses, strict=True):
-            print(f"{utterance.id}: {text}")
-    return 1 if failed else 0
+    """Transcribe recordings, folders and lists; 1 if one of them could not be."""
+    output = Output(args.format, args.timestamps, args.out)
+
+    def go(decoder: Decoder) -> int:
+        return run(args.audio, output, model, decoder, args.batch_seconds)
+
+    if not args.lm:
+        return go(GreedyDecoder(recipe.tokenizer))
+    weights = (args.lm_weight, args.word_score)
+    if args.lm_weight is None:
+        weights = UNTUNED
+        print(f"LM weight {weights[0]:g}, word score {weights[1]:g}, not tuned", file=sys.stderr)
+    with BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs) as pool:
+        return go(LMDecoder(recipe.tokenizer, pool, *weights, together=SEGMENTS * args.jobs))
 
 
 def _tune(pool: BeamPool, posteriors: Posteriors, split: str) -> tuple[float, float]:
@@ -166,13 +164,17 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--checkpoint", type=Path, required=True, help="a checkpoint of train.py")
     add("--data", type=Path, help="folder with manifests, SPLIT.jsonl each")
     add("--splits", nargs="+", default=[], help="splits to decode, such as test-clean test-other")
-    add("--audio", nargs="+", type=Path, help="recordings to transcribe instead (flac wav opus mp3 ...)")
+    add("--audio", nargs="+", type=Path, help="transcribe these instead: recordings, folders, lists of them")
+    add(
+        "--format", choices=FORMATS, default="txt", help="of transcripts (%(default)s); json has words' times"
+    )
+    add("--timestamps", action="store_true", help="start, end and confidence of every word in txt")
     add("--lm", type=Path, help="n-gram LM for words: KenLM binary or ARPA")
     add("--lm-weight", type=float, help="factor on the LM's log-probability; not tuned then")
     add("--word-score", type=float, help="reward for every word in nats; goes with --lm-weight")
     add("--tune-on", nargs="+", default=[], help="dev splits to tune on (default: all dev* in --data)")
     add("--beam", type=int, default=BEAM, help="hypotheses kept in beam search (%(default)s)")
-    add("--out", type=Path, help="folder for wer.json and the hypotheses")
+    add("--out", type=Path, help="folder for wer.json and the hypotheses, or for transcripts")
     add("--attention", default="", help="refuse a checkpoint trained with another mechanism")
     add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokeniser")
     add("--batch-seconds", type=float, default=120.0, help="audio in a batch (%(default)s)")
@@ -180,6 +182,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if bool(args.audio) == bool(args.data):
         raise UserError("give either --data with --splits, or --audio")
+    if args.data and (args.timestamps or args.format != "txt"):
+        raise UserError("--timestamps and --format want --audio")
     if args.data and not (args.splits and args.out):
         raise UserError("--data wants --splits and --out")
     if args.lm_weight is not None and not args.lm:

@@ -1,13 +1,16 @@
 """Recordings: the one place that reads audio files. Every kind that libsndfile knows will do.
 
-``load`` gives the samples, ``duration`` asks the header only, ``check`` decodes everything and
-trusts nothing. A recording that was cut short is an error, never a shorter recording.
+``load`` gives the samples, ``stream`` the same in blocks, for recordings of any length; ``duration``
+asks the header only, ``check`` decodes everything and trusts nothing. A recording that was cut short
+is an error, never a shorter recording.
 """
 
+import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +21,7 @@ from torchaudio.functional import resample
 
 from asr.errors import UserError
 
-SUFFIXES = (".flac", ".wav", ".opus", ".ogg", ".mp3")
+SUFFIXES = (".flac", ".wav", ".opus", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
 
 _BLOCK = 1 << 18  # frames decoded at a time, so that check() needs little memory for any length
 _MAX_PEAK = 4.0  # lossy codecs overshoot full scale a little; more means samples on another scale
@@ -43,12 +46,21 @@ def load(path: str | Path, sample_rate: int = 16000) -> torch.Tensor:
     Raises:
         AudioError: missing, unreadable, empty, truncated, or with samples that are no sound.
     """
+    return torch.cat(list(stream(path, sample_rate)))
+
+
+def stream(path: str | Path, sample_rate: int = 16000) -> Iterator[torch.Tensor]:
+    """``load``, in blocks of some seconds: (samples,) each. What is wrong may show at the last block only.
+
+    Odd rates, whose ratio to ``sample_rate`` has no small numbers (44101 Hz), are met to one in a million.
+    """
     with _opened(path) as file:
-        samples = torch.from_numpy(np.concatenate(list(_mono_blocks(file))))
-        rate = file.samplerate
-    if rate != sample_rate:
-        samples = resample(samples, rate, sample_rate)
-    return samples.clamp_(-1, 1)
+        blocks = map(torch.from_numpy, _mono_blocks(file))
+        ratio = Fraction(sample_rate, file.samplerate).limit_denominator(1000)
+        if ratio != 1:
+            blocks = _resampled(blocks, ratio.denominator, ratio.numerator)
+        for block in blocks:
+            yield block.clamp(-1, 1)
 
 
 def duration(path: str | Path) -> float:
@@ -91,7 +103,9 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
     except OSError as error:
         raise AudioError(f"{path}: cannot be read: {error.strerror}") from None
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path}: not audio that libsndfile reads: {_reason(error)}") from None
+        raise AudioError(
+            f"{path}: not audio that libsndfile reads ({_reason(error)}); convert it to FLAC"
+        ) from None
     with file:
         if file.frames > _LONGEST:
             raise AudioError(f"{path}: its header does not say how long it is; encode it again")
@@ -119,6 +133,21 @@ def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     if decoded < file.frames - slack:
         message = f"{file.name}: truncated: {decoded} of {file.frames} frames are there"
         raise AudioError(message, "truncated")
+
+
+def _resampled(blocks: Iterable[torch.Tensor], old: int, new: int) -> Iterator[torch.Tensor]:
+    """``resample`` from ``old`` to ``new``, without a common factor, and without seams between blocks."""
+    # torchaudio's filter reaches over six zero crossings, and starts afresh every ``old`` samples.
+    margin = old * math.ceil(7 / min(old, new) + 1)
+    held, context = torch.empty(0), 0  # the first ``context`` samples are there for the filter only
+    for block in blocks:
+        held = torch.cat((held, block))
+        end = (len(held) - margin) // old * old
+        if end > context:
+            yield resample(held[: end + margin], old, new)[context // old * new : end // old * new]
+            start = max(0, end - margin)
+            held, context = held[start:], end - start
+    yield resample(held, old, new)[context // old * new :]
 
 
 def _reject_cut_container(path: Path, raw: BinaryIO) -> None:

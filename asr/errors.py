@@ -1,6 +1,8 @@
 """The one exception that means "the user can mend this", and how a program reports it."""
 
 import errno
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -19,6 +21,9 @@ def run_program(main: Callable[[], int | None]) -> None:
         code = main()
     except UserError as error:
         code = _report(str(error))
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        code = 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in (*_FULL, *_UNUSABLE):
             raise

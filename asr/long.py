@@ -2,11 +2,12 @@
 
 Convolutions get the frames beside a chunk that they need. Attention first summarises all chunks, then
 answers the queries of each (asr/attention/base.py); the linear family's summaries are a few small matrices
-whatever the length, softmax's are all keys and values. What grows with the recording is its samples (230 MB
-an hour as fp32), its features (115 MB) and two arrays of one layer's activations (2 x 52 MB for size S).
+whatever the length, softmax's are all keys and values. What grows with the recording is its features (115 MB
+an hour, twice that for a moment), two arrays of one layer's activations (2 x 52 MB for size S), and its
+samples (230 MB as fp32) unless they come in parts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,17 +17,20 @@ from asr.attention import Frames
 from asr.attention.base import at_least_fp32
 from asr.conformer import ConformerBlock, Encoder, Subsampling, halve
 from asr.frontend import FFT, HOP, SMALLEST_DEVIATION, Frontend, frame_lengths
-from asr.model import Model
+from asr.model import FRAME_SECONDS, Model
 
+Advance = Callable[[int], None]  # told of encoder frames that a pass is done with
 CHUNK = 1024  # encoder frames, 41 s: small enough for caches, large enough to keep cores busy
 
 
-def long_log_probs(model: Model, waveform: Tensor, chunk: int = CHUNK, show: str = "") -> Iterator[Tensor]:
+def long_log_probs(
+    model: Model, waveform: Tensor | Iterable[Tensor], chunk: int = CHUNK, show: str = ""
+) -> Iterator[Tensor]:
     """Log-probabilities of one recording, the same as ``model``'s but for rounding.
 
     Args:
         model: in evaluation mode.
-        waveform: (S,) in [-1, 1] at 16 kHz, on any device.
+        waveform: (S,) in [-1, 1] at 16 kHz, on any device; or its parts in order, of any lengths.
         chunk: encoder frames at a time.
         show: title of a progress bar; none where it is empty or output is not a terminal.
 
@@ -44,16 +48,17 @@ def long_log_probs(model: Model, waveform: Tensor, chunk: int = CHUNK, show: str
 
 
 @torch.inference_mode()
-def long_features(frontend: Frontend, waveform: Tensor, chunk: int) -> Tensor:
-    """Normalised log-mel features (T, F) of a waveform (S,), ``chunk`` frames at a time."""
+def long_features(frontend: Frontend, waveform: Tensor | Iterable[Tensor], chunk: int) -> Tensor:
+    """Normalised log-mel features (T, F) of a waveform (S,) or its parts, ``chunk`` frames at a time."""
     device = frontend.mel.spectrogram.window.device
-    total = frame_lengths(len(waveform))
-    features = torch.empty(total, frontend.config.mels, device=device)
+    parts = waveform.split(chunk * HOP) if isinstance(waveform, Tensor) else waveform
+    features = torch.cat(
+        [frontend.log_mel(samples.to(device)[None])[0] for samples in _windows(parts, chunk)]
+    )
+    total = len(features)
     # Sums of a million frames are exact to fp32 only in fp64.
     mean = torch.zeros(frontend.config.mels, dtype=torch.float64, device=device)
     for start, end in _spans(total, chunk):
-        samples = waveform[start * HOP : (end - 1) * HOP + FFT].to(device)
-        features[start:end] = frontend.log_mel(samples[None])[0]
         mean += features[start:end].sum(0, dtype=torch.float64) / total
     variance = torch.zeros_like(mean)
     for start, end in _spans(total, chunk):
@@ -61,6 +66,19 @@ def long_features(frontend: Frontend, waveform: Tensor, chunk: int) -> Tensor:
         variance += features[start:end].square().sum(0, dtype=torch.float64) / total
     features /= variance.sqrt().clamp(min=SMALLEST_DEVIATION).float()
     return features
+
+
+def _windows(parts: Iterable[Tensor], chunk: int) -> Iterator[Tensor]:
+    """The samples of ``chunk`` 10 ms frames at a time, and what is left; windows overlap, so these do too."""
+    held, whole = torch.empty(0), (chunk - 1) * HOP + FFT
+    first = True
+    for part in parts:
+        held = torch.cat((held.to(part), part))
+        while len(held) >= whole:
+            yield held[:whole]
+            held, first = held[chunk * HOP :], False
+    if first or len(held) >= FFT:  # a recording shorter than a window has a frame too
+        yield held[: (frame_lengths(len(held)) - 1) * HOP + FFT]
 
 
 @torch.inference_mode()
@@ -84,17 +102,33 @@ def encode_long(encoder: Encoder, features: Tensor, chunk: int = CHUNK, show: st
 
 def _encode(encoder: Encoder, features: Tensor, chunk: int, show: str) -> Tensor:
     spans = _spans(halve(halve(len(features))), chunk)
-    hidden = not show or None  # None: tqdm decides by whether it writes to a terminal
-    with tqdm(total=len(spans) * (1 + len(encoder.blocks)), desc=show, leave=False, disable=hidden) as bar:
-        x = _subsample(encoder.subsampling, features, encoder.dim, spans, bar)
+    passes = 1 + len(encoder.blocks)
+    with seconds_bar(show, FRAME_SECONDS * spans[-1][1]) as bar:
+
+        def advance(frames: int) -> None:
+            bar.update(FRAME_SECONDS * frames / passes)
+
+        x = _subsample(encoder.subsampling, features, encoder.dim, spans, advance)
         spare = torch.empty_like(x)
         for block in encoder.blocks:
-            _pass_block(block, x, spare, spans, bar)
+            _pass_block(block, x, spare, spans, advance)
             x, spare = spare, x
     return x
 
 
-def _subsample(subsampling: Subsampling, features: Tensor, dim: int, spans, bar: tqdm) -> Tensor:
+def seconds_bar(show: str, seconds: float) -> tqdm:
+    """A progress bar over seconds of audio; none where ``show`` is empty or output is no terminal."""
+    layout = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
+    hidden = not show or None  # None: tqdm looks whether it writes to a terminal
+    return _Bar(desc=show, total=seconds, bar_format=layout, leave=False, disable=hidden)
+
+
+class _Bar(tqdm):
+    def update(self, n: float) -> None:
+        super().update(min(n, self.total - self.n))  # tqdm warns where rounding leads beyond the end
+
+
+def _subsample(subsampling: Subsampling, features: Tensor, dim: int, spans, advance: Advance) -> Tensor:
     x = features.new_empty(spans[-1][1], dim)
     for start, end in spans:
         # One encoded frame more on either side, and away with it: it saw zeros in its neighbours' place.
@@ -102,11 +136,11 @@ def _subsample(subsampling: Subsampling, features: Tensor, dim: int, spans, bar:
         part = features[4 * first : 4 * (end + 1)]
         encoded, _ = subsampling(part[None], torch.tensor([len(part)], device=x.device))
         x[start:end] = encoded[0, start - first : end - first]
-        bar.update()
+        advance(end - start)
     return x
 
 
-def _pass_block(block: ConformerBlock, x: Tensor, out: Tensor, spans, bar: tqdm) -> None:
+def _pass_block(block: ConformerBlock, x: Tensor, out: Tensor, spans, advance: Advance) -> None:
     """One block from x (N, D), which is overwritten, to out (N, D)."""
     attention, n = block.attention, len(x)
     token = torch.zeros(1, x.shape[1], dtype=torch.float64, device=x.device)
@@ -134,7 +168,7 @@ def _pass_block(block: ConformerBlock, x: Tensor, out: Tensor, spans, bar: tqdm)
         y = (x[None, first:last] + y)[:, left - first : right - first]
         y = block.after_attention(y, _frames(left, right, x).valid)
         out[start:end] = y[0, start - left : end - left]
-        bar.update()
+        advance(end - start)
 
 
 def _frames(start: int, end: int, x: Tensor) -> Frames:

@@ -6,8 +6,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from asr.conformer import Encoder, EncoderConfig, halve
-from asr.frontend import Frontend, FrontendConfig, frame_lengths
+from asr.frontend import HOP, SAMPLE_RATE, Frontend, FrontendConfig, frame_lengths
 from asr.heads.ctc import CTCHead
+
+FRAME_SECONDS = 4 * HOP / SAMPLE_RATE  # that an encoded frame stands for
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,33 @@ def test_one_bad_recording_does_not_stop_the_others(finished, data, tmp_path, ca
     bad.write_bytes(b"RIFF")
     assert transcribe(finished[0] / "checkpoints" / "best.ckpt", "--audio", bad, good) == 1
     shown = capsys.readouterr()
-    assert shown.out.startswith(good) and "bad.wav" in shown.err
+    assert shown.out.startswith(good) and "bad.wav" in shown.err and shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("form", ["txt", "json", "srt", "vtt"])
+def test_transcripts_are_written_to_a_folder(form, finished, data, tmp_path, capsys):
+    checkpoint = finished[0] / "checkpoints" / "best.ckpt"
+    files = [Path(item.audio) for item in read_manifest(data / "test.jsonl")][:3]
+    (tmp_path / "list.txt").write_text("".join(f"{file}\n" for file in files))
+    options = ["--audio", tmp_path / "list.txt", "--format", form, "--out", tmp_path / "out", "--timestamps"]
+    assert transcribe(checkpoint, *options) == 0
+    assert capsys.readouterr().out.startswith("3 of 3 recordings")
+    written = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in written] == sorted(f"{file.stem}.{form}" for file in files)
+    if form == "json":
+        for path, file in zip(written, sorted(files), strict=True):
+            content = json.loads(path.read_text())
+            assert content["path"] == str(file) and content["duration"] > 0
+            assert " ".join(word["text"] for word in content["words"]) == content["text"]
+
+
+def test_two_transcripts_never_share_a_file(finished, data, tmp_path):
+    good = Path(read_manifest(data / "test.jsonl")[0].audio)
+    shutil.copy(good, tmp_path / good.name)
+    options = ["--audio", good, tmp_path / good.name, "--out", tmp_path / "out"]
+    with pytest.raises(UserError, match="would both be written to") as error:
+        transcribe(finished[0] / "checkpoints" / "best.ckpt", *options)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
 def evaluate(finished, data, out, *arguments):
@@ -275,6 +301,7 @@ BAD_DECODING = {
     "other tokeniser": (["--tokenizer", "{tmp}/other.model"], "trained with another tokeniser"),
     "half of the weights": (["--lm", "{data}/3gram.bin", "--lm-weight", "1"], "--word-score go together"),
     "weights without lm": (["--lm-weight", "1", "--word-score", "1"], "--lm-weight wants --lm"),
+    "captions of splits": (["--format", "srt"], "--timestamps and --format want --audio"),
     "dev that holds test": (
         ["--lm", "{data}/3gram.bin", "--tune-on", "all"],
         "test shares utterances with all",

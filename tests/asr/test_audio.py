@@ -9,8 +9,10 @@ import soundfile
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torchaudio.functional import resample
 
-from asr.audio import AudioError, check, duration, load
+from asr import audio
+from asr.audio import AudioError, check, duration, load, stream
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "LibriSpeech"
 FORMATS = {
@@ -57,6 +59,25 @@ def test_resamples(tmp_path, suffix, rate):
     assert samples.shape == (16000,)
     spectrum = np.abs(np.fft.rfft(samples.numpy()))
     assert spectrum.argmax() == 440  # bins are 1 Hz apart
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(block=st.integers(1, 5000), frames=st.integers(1, 12_000))
+def test_blocks_have_no_seams(tmp_path, monkeypatch, rate, block, frames):
+    monkeypatch.setattr(audio, "_BLOCK", block)
+    samples = np.random.default_rng(0).uniform(-0.3, 0.3, (frames, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
+    whole = resample(torch.from_numpy(samples.mean(axis=1)), rate, 16000)
+    joined = torch.cat(list(stream(tmp_path / "a.wav")))
+    assert joined.shape == whole.shape and torch.allclose(joined, whole, atol=1e-6)
+    assert torch.equal(joined, load(tmp_path / "a.wav"))
+
+
+def test_odd_rates(tmp_path):
+    samples = load(write(tmp_path / "a.wav", tone(1.0, 44101), 44101))
+    assert abs(len(samples) - 16000) <= 1
+    assert np.abs(np.fft.rfft(samples.numpy())).argmax() == 440
 
 
 def test_averages_channels(tmp_path):

@@ -40,14 +40,15 @@ def test_chunks_encode_to_what_the_whole_encodes_to(attention, positions, n, chu
 
 
 @settings(max_examples=15, deadline=None)
-@given(samples=st.integers(1, 30_000), chunk=st.integers(1, 60))
-def test_features_in_chunks_equal_features_at_once(samples, chunk):
+@given(samples=st.integers(1, 30_000), chunk=st.integers(1, 60), part=st.integers(100, 9000))
+def test_features_in_chunks_equal_features_at_once(samples, chunk, part):
     frontend = Frontend(FrontendConfig(mels=20)).eval()
     waveform = torch.randn(samples)
     whole, lengths = frontend(waveform[None], torch.tensor([samples]))
     features = long_features(frontend, waveform, chunk)
     assert features.shape == (frame_lengths(samples), 20) and lengths.item() == len(features)
     assert torch.allclose(features, whole[0], atol=1e-4)
+    assert torch.allclose(long_features(frontend, iter(waveform.split(part)), chunk), features, atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

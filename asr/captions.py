@@ -1,0 +1,112 @@
+"""Transcripts as files: plain text, JSON, and the captions of SubRip (srt) and WebVTT (vtt)."""
+
+import html
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from asr.decoding.alignment import Word
+
+# Captions as television has them: two lines that the eye takes in at once, and time to read them.
+LINE, LINES = 42, 2  # letters, lines
+LONGEST, SHORTEST = 7.0, 1.0  # seconds that a caption stands; shorter ones stay on where there is room
+PAUSE = 1.0  # seconds of silence that end a caption
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in one recording.
+
+    Args:
+        path: the recording.
+        duration: seconds.
+        text: the words, with single spaces.
+        words: the same with their times.
+    """
+
+    path: str
+    duration: float
+    text: str
+    words: list[Word]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Lines shown from ``start`` to ``end``, in seconds."""
+
+    start: float
+    end: float
+    lines: list[str]
+
+
+def make_captions(words: Sequence[Word]) -> list[Caption]:
+    """Words to captions that follow each other without overlap.
+
+    A caption ends at a pause, or before a word that would make it too long to show or to read. A word longer
+    than a line has a line to itself.
+    """
+    groups: list[list[Word]] = []
+    for word in words:
+        if not groups or not _fits(groups[-1], word):
+            groups.append([])
+        groups[-1].append(word)
+    captions = [Caption(group[0].start, group[-1].end, _wrap(group)) for group in groups]
+    # CTC's words end early, and a short caption is hard to read.
+    following = [*(caption.start for caption in captions), math.inf][1:]
+    return [
+        replace(caption, end=max(caption.end, min(caption.start + SHORTEST, start)))
+        for caption, start in zip(captions, following, strict=True)
+    ]
+
+
+def _fits(group: Sequence[Word], word: Word) -> bool:
+    return (
+        word.start - group[-1].end < PAUSE
+        and word.end - group[0].start <= LONGEST
+        and len(_wrap([*group, word])) <= LINES
+    )
+
+
+def _wrap(group: Sequence[Word]) -> list[str]:
+    text = " ".join(word.text for word in group)
+    return textwrap.wrap(text, LINE, break_long_words=False, break_on_hyphens=False)
+
+
+def as_text(transcript: Transcript, timestamps: bool) -> str:
+    """The text on a line; with ``timestamps`` a line a word instead: start, end, confidence, word."""
+    if not timestamps:
+        return transcript.text + "\n"
+    rows = (f"{w.start:10.2f} {w.end:10.2f} {w.confidence:6.2f}  {w.text}\n" for w in transcript.words)
+    return "".join(rows)
+
+
+def as_json(transcript: Transcript) -> str:
+    """One line of JSON: path, duration, text, words (text, start, end, confidence)."""
+    return json.dumps(asdict(transcript), ensure_ascii=False) + "\n"
+
+
+def as_srt(transcript: Transcript) -> str:
+    """SubRip: number, times, lines, an empty line."""
+    blocks = []
+    for number, caption in enumerate(make_captions(transcript.words), 1):
+        times = f"{_clock(caption.start, ',')} --> {_clock(caption.end, ',')}"
+        blocks.append("\n".join([str(number), times, *caption.lines]) + "\n")
+    return "\n".join(blocks)
+
+
+def as_vtt(transcript: Transcript) -> str:
+    """WebVTT (https://www.w3.org/TR/webvtt1)."""
+    blocks = ["WEBVTT\n"]
+    for caption in make_captions(transcript.words):
+        times = f"{_clock(caption.start, '.')} --> {_clock(caption.end, '.')}"
+        blocks.append("\n".join([times, *(html.escape(line, quote=False) for line in caption.lines)]) + "\n")
+    return "\n".join(blocks)
+
+
+def _clock(seconds: float, mark: str) -> str:
+    """HH:MM:SS, ``mark``, milliseconds."""
+    milliseconds = round(1000 * seconds)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}{mark}{rest % 1000:03}"
