@@ -270,7 +270,7 @@ def export(path: Path, out: Path, results: Path | None) -> None:
     content = read_trained(path)
     model, recipe = build_model(content, path)
     parameters = sum(p.numel() for p in model.parameters())
-    found = read_results(results, recipe.model, parameters) if results else None
+    found = read_results(results, path, recipe.model, parameters) if results else None
     trained = content["global_step"], float(content.get("audio_seconds", 0))
     averaged = bool(content.get("average"))
     card = model_card(recipe.model, recipe.tokenizer, parameters, trained, averaged, found)

@@ -112,11 +112,14 @@ def model_card(
     )
 
 
-def read_results(folder: str | Path, config: ModelConfig, parameters: int) -> dict[str, Any]:
+def read_results(
+    folder: str | Path, checkpoint: Path, config: ModelConfig, parameters: int
+) -> dict[str, Any]:
     """The content of decode.py's wer.json.
 
     Raises:
-        UserError: it is missing, is not one, or is another model's.
+        UserError: it is missing, is not one, or is of another checkpoint than this one, which has that
+            configuration and so many parameters.
     """
     path = Path(folder) / "wer.json"
     if not path.is_file():
@@ -132,6 +135,10 @@ def read_results(folder: str | Path, config: ModelConfig, parameters: int) -> di
             f"{path}: of another model: {found[0]}, {found[1]} parameters; "
             f"this one is {config.attention}, {parameters} parameters"
         )
+    decoded = Path(results["checkpoint"])
+    same = decoded.resolve() == checkpoint.resolve() if decoded.exists() else decoded.name == checkpoint.name
+    if not same:
+        raise UserError(f"{path}: of {decoded}, not of {checkpoint}; export that one, or decode this one")
     return results
 
 

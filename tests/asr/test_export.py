@@ -118,6 +118,7 @@ def test_the_card_has_the_table_and_the_command(checkpoint, folder, tmp_path):
 BAD_RESULTS = {
     "another attention": ({"attention": "softmax"}, "of another model: softmax"),
     "another size": ({"parameters": 7}, "of another model: mala, 7 parameters"),
+    "another file": ({"checkpoint": "exp/mine/last.ckpt"}, r"of exp/mine/last\.ckpt, not of .*best\.ckpt"),
     "no rows": ({"rows": None}, "not a wer.json"),
     "a cut row": ({"rows": [{"split": "test"}]}, "not a wer.json"),
     "a strange number": ({"lm_weight": "much"}, "not a wer.json"),
@@ -129,6 +130,11 @@ def test_results_that_are_not_this_models_are_refused(case, checkpoint, folder, 
     changes, message = BAD_RESULTS[case]
     results = write_results(folder, **changes)
     with pytest.raises(UserError, match=rf"wer\.json: {message}"):
+        run(checkpoint, "--out", tmp_path / "new", "--results", results)
+    # Another run's file of the same name, where it can be seen to be another.
+    (tmp_path / "best.ckpt").touch()
+    write_results(folder, checkpoint=str(tmp_path / "best.ckpt"))
+    with pytest.raises(UserError, match="export that one, or decode this one"):
         run(checkpoint, "--out", tmp_path / "new", "--results", results)
     (results / "wer.json").write_text("not json")
     with pytest.raises(UserError, match=r"not a wer\.json"):

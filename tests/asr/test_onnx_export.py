@@ -116,11 +116,11 @@ def test_the_file_says_what_it_needs(heard):
     expected |= {"hop": "160", "window": "400", "fft": "512", "subsampling": "4"}
     expected |= {"attention": "efficient", "tokenizer": TOKENIZER.digest}
     assert {name: facts[name] for name in expected} == expected
-    assert json.loads(facts["vocabulary"]) == [TOKENIZER.piece(number) for number in range(1, 7)]
-    names = [
-        [d.dim_param or d.dim_value for d in item.type.tensor_type.shape.dim] for item in proto.graph.input
-    ]
-    assert names == [["batch", "samples"], ["batch"]]
+    vocabulary = json.loads(facts["vocabulary"])
+    assert vocabulary[0] == "<unk>" and sorted(vocabulary[1:]) == ["A", "B", "▁"]
+    assert facts["pieces"] == "4"
+    shapes = [item.type.tensor_type.shape.dim for item in proto.graph.input]
+    assert [[size.dim_param for size in shape] for shape in shapes] == [["batch", "samples"], ["batch"]]
     assert [item.name for item in proto.graph.output] == ["log_probs", "output_lengths"]
     assert b".py" not in heard.read_bytes()  # no traces of where it was made
 
