@@ -350,11 +350,8 @@ def test_bad_input_to_training_is_one_line_and_leaves_nothing(case, corpus, tmp_
 
 
 def test_an_exported_folder_stands_for_its_checkpoint(finished, data, tmp_path, capsys):
-    best, results, shared = (
-        finished[0] / "checkpoints" / "best.ckpt",
-        finished[0] / "results",
-        tmp_path / "mine",
-    )
+    last, results = finished[0] / "checkpoints" / "last.ckpt", finished[0] / "results"
+    shared = tmp_path / "mine"
     command = [sys.executable, "-m", "asr.checkpoint", "export", last, "--out", shared, "--results", results]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith(f"{shared}: mala") and done.stderr == ""
