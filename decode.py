@@ -161,7 +161,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="decode.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="a checkpoint of train.py")
+    add("--checkpoint", type=Path, required=True, help="a checkpoint of train.py, or an exported folder")
     add("--data", type=Path, help="folder with manifests, SPLIT.jsonl each")
     add("--splits", nargs="+", default=[], help="splits to decode, such as test-clean test-other")
     add("--audio", nargs="+", type=Path, help="transcribe these instead: recordings, folders, lists of them")

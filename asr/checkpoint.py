@@ -1,9 +1,13 @@
 """Checkpoints: written in one step, read without running code from them.
 
 A checkpoint holds, beside Lightning's own state, an entry ``recipe`` with the model's configuration
-and the tokeniser, so that a checkpoint is all that decoding needs.
+and the tokeniser, so that a checkpoint is all that decoding needs. To share the model alone, make a
+folder of it, which the programs take in a checkpoint's place:
+
+    python -m asr.checkpoint export exp/NAME/checkpoints/best.ckpt --out NAME --results exp/NAME/results
 """
 
+import argparse
 import io
 import os
 import pickle
@@ -16,11 +20,16 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
 
 from asr.config import model_from_dict, model_to_dict
-from asr.errors import UserError
+from asr.conformer import Encoder, resolve_size
+from asr.errors import UserError, run_program
+from asr.export import read_folder, write_folder
 from asr.files import atomic_path
+from asr.heads.ctc import CTCHead
 from asr.model import Model, ModelConfig
+from asr.model_card import model_card, read_results
 from asr.tokenizer import Tokenizer
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -74,6 +83,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             is refused, not run.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; a checkpoint of train.py is needed (an exported model: --init)")
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
@@ -92,6 +103,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content["recipe"], dict) or content["recipe"].get("format") != _FORMAT:
         raise UserError(f"{path}: made by another version of train.py")
     return content
+
+
+def read_trained(path: str | Path) -> dict[str, Any]:
+    """Content of a checkpoint, or of an exported model's folder in the same layout.
+
+    Raises:
+        UserError: see ``read_checkpoint`` and ``asr.export.read_folder``.
+    """
+    return read_folder(path) if Path(path).is_dir() else read_checkpoint(path)
 
 
 def read_last(path: Path) -> tuple[Path | None, dict[str, Any]]:
@@ -153,13 +173,20 @@ def unpack_recipe(content: dict[str, Any], path: str | Path) -> Recipe:
 
 
 def load_model(path: str | Path) -> tuple[Model, Recipe]:
-    """Build the model of a checkpoint, in evaluation mode, on the CPU, with averaged weights if it has them.
+    """Build the model of a checkpoint or an exported folder, in evaluation mode, on the CPU.
+
+    With averaged weights if there are some.
 
     Raises:
-        UserError: see ``read_checkpoint``; also where weights do not fit the configuration.
+        UserError: see ``read_trained``; also where weights do not fit the configuration.
     """
-    content = read_checkpoint(path)
+    return build_model(read_trained(path), path)
+
+
+def build_model(content: dict[str, Any], path: str | Path) -> tuple[Model, Recipe]:
+    """``load_model`` of what ``read_trained`` has read; ``path`` is named in errors."""
     recipe = unpack_recipe(content, path)
+    _check_sizes(content, recipe, path)
     model = Model(recipe.model, recipe.tokenizer.pieces)
     load_weights(model, content, path)
     return model.eval(), recipe
@@ -171,17 +198,43 @@ def load_weights(model: Model, content: dict[str, Any], path: str | Path) -> Non
     Raises:
         UserError: they do not fit it; ``path`` is named.
     """
+    try:
+        model.load_state_dict(_weights(content))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path}: weights do not fit the configuration: {reason}") from None
+
+
+def _weights(content: dict[str, Any]) -> dict[str, Tensor]:
     prefix = "model."
-    weights = content.get("average") or {
+    return content.get("average") or {
         name.removeprefix(prefix): value
         for name, value in content["state_dict"].items()
         if name.startswith(prefix)
     }
+
+
+def _check_sizes(content: dict[str, Any], recipe: Recipe, path: str | Path) -> None:
+    """Raise UserError where configuration and weights differ in size, before memory is taken for a model."""
+    found, config = _weights(content), recipe.model
+    misfit = f"{path}: weights do not fit the configuration"
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path}: weights do not fit the configuration: {reason}") from None
+        size = resolve_size(config.encoder)
+        if size.layers > len(found):  # each has several; to make a million of them would take a while
+            raise UserError(f"it has {size.layers} layers")
+        with torch.device("meta"):
+            mels = config.frontend.mels
+            encoder = Encoder(size, mels, config.attention, config.positions, config.options)
+            head = CTCHead(encoder.dim, recipe.tokenizer.pieces)
+    except UserError as error:
+        raise UserError(f"{misfit}: {error}") from None
+    except (RuntimeError, TypeError, OverflowError):  # what PyTorch makes of a size beyond its integers
+        raise UserError(f"{misfit}: a size in it is out of range") from None
+    for name, wanted in nn.ModuleDict({"encoder": encoder, "head": head}).state_dict().items():
+        has = found.get(name)
+        if not isinstance(has, Tensor) or has.shape != wanted.shape:
+            has = tuple(has.shape) if isinstance(has, Tensor) else "missing"
+            raise UserError(f"{misfit}: {name} is {has}, not {tuple(wanted.shape)}")
 
 
 def check_same(path: str | Path, found: Recipe, config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -201,3 +254,53 @@ def check_tokenizer(path: str | Path, found: Recipe, tokenizer: Tokenizer) -> No
             f"({found.tokenizer.pieces} pieces, {found.tokenizer.digest}; "
             f"here {tokenizer.pieces} pieces, {tokenizer.digest})"
         )
+
+
+def export(path: Path, out: Path, results: Path | None) -> None:
+    """Make a folder of a checkpoint's model, to share: see asr/export.py.
+
+    Args:
+        path: checkpoint, or a folder made by this.
+        out: the folder to make.
+        results: folder with decode.py's wer.json for the model card.
+
+    Raises:
+        UserError: one of them cannot be used; nothing is written.
+    """
+    content = read_trained(path)
+    model, recipe = build_model(content, path)
+    parameters = sum(p.numel() for p in model.parameters())
+    found = read_results(results, path, recipe.model, parameters) if results else None
+    trained = content["global_step"], float(content.get("audio_seconds", 0))
+    averaged = bool(content.get("average"))
+    card = model_card(recipe.model, recipe.tokenizer, parameters, trained, averaged, found)
+    write_folder(out, recipe.model, recipe.tokenizer, model.state_dict(), averaged, trained, card)
+    table = "" if results else "; no table of results (--results)"
+    print(f"{out}: {recipe.model.attention}, {parameters / 1e6:.2f} M parameters{table}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and export."""
+    parser = argparse.ArgumentParser(
+        prog="python -m asr.checkpoint", description="What can be done with a checkpoint of train.py."
+    )
+    commands = parser.add_subparsers(required=True, metavar="export")
+    command = commands.add_parser(
+        "export",
+        help="make a folder of its model, to share",
+        description="Make a folder of a checkpoint's model: weights (safetensors), configuration, tokeniser "
+        "and a model card. decode.py --checkpoint and train.py --init take it in a checkpoint's place.",
+    )
+    command.add_argument("checkpoint", type=Path, help="a checkpoint of train.py, such as best.ckpt")
+    command.add_argument(
+        "--out", type=Path, required=True, help="folder to make; must not exist, or be empty"
+    )
+    command.add_argument(
+        "--results", type=Path, help="folder of decode.py --out, whose table and command go into the card"
+    )
+    args = parser.parse_args(argv)
+    export(args.checkpoint, args.out, args.results)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -6,7 +6,7 @@ A YAML file given with --config holds the same names; the command line overrides
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -125,22 +125,42 @@ def model_to_dict(config: ModelConfig) -> dict[str, Any]:
 
 
 def model_from_dict(plain: dict[str, Any]) -> ModelConfig:
-    """Inverse of ``model_to_dict``; raises UserError where names are unknown."""
-    attention = plain.get("attention")
-    if attention not in ATTENTIONS:
+    """Inverse of ``model_to_dict``; raises UserError where names are unknown or values cannot be."""
+    attention = plain.get("attention") if isinstance(plain, dict) else None
+    if not isinstance(attention, str) or attention not in ATTENTIONS:
         raise UserError(f"attention {attention!r} is not one of {', '.join(ATTENTIONS)}")
+    sections = {
+        "options": ATTENTIONS[attention].Options,
+        "encoder": EncoderConfig,
+        "frontend": FrontendConfig,
+    }
     try:
-        config = ModelConfig(
-            **{
-                **plain,
-                "options": ATTENTIONS[attention].Options(**plain["options"]),
-                "encoder": EncoderConfig(**plain["encoder"]),
-                "frontend": FrontendConfig(**plain["frontend"]),
-            }
-        )
+        parts = {name: _section(cls, plain[name], name) for name, cls in sections.items()}
+        config = ModelConfig(**{**plain, **parts})
     except (TypeError, KeyError) as error:
         raise UserError(f"model configuration: {error}") from None
-    return replace(config, frontend=replace(config.frontend, speeds=tuple(config.frontend.speeds)))
+    config = replace(config, frontend=replace(config.frontend, speeds=tuple(config.frontend.speeds)))
+    _check_ranges(_model_ranges(config), config)
+    return config
+
+
+def _section(cls: type, plain: dict[str, Any], name: str):
+    """A dataclass from a dict that anyone may have written; raises UserError for a value of a wrong kind."""
+    made = cls(**plain)
+    for field_name, kind in get_type_hints(cls).items():
+        if not _is_a(getattr(made, field_name), kind):
+            raise UserError(f"{name}.{field_name} {getattr(made, field_name)!r}: wrong kind of value")
+    return made
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, (list, tuple)) and all(_is_a(item, get_args(kind)[0]) for item in value)
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is kind
 
 
 def dump_config(config: Config) -> str:
@@ -184,7 +204,8 @@ def _parser() -> ArgumentParser:
         "--init",
         type=str,
         default="",
-        help="checkpoint of another run, with the same tokeniser, whose weights to start from",
+        help="checkpoint of another run or an exported folder, with the same tokeniser, whose weights to "
+        "start from",
     )
     parser.add_argument(
         "--dry-run",
@@ -208,14 +229,9 @@ def _to_config(parsed: Namespace) -> Config:
     model = ModelConfig(attention, parsed.positions, options, parsed.encoder, parsed.frontend)
     training = parsed.training
     training = replace(training, validate_every=min(training.validate_every, training.steps))
-    checks = {
+    checks = _model_ranges(model) | {
         "--data.max_seconds": parsed.data.max_seconds > 0,
         "--data.workers": parsed.data.workers >= 0,
-        "--encoder.dropout": 0 <= parsed.encoder.dropout < 1,
-        "--frontend.mels": parsed.frontend.mels > 0,
-        "--frontend.f_max": 0 < parsed.frontend.f_max <= SAMPLE_RATE / 2,
-        "--frontend.speeds": parsed.frontend.speeds and all(0.5 <= s <= 2 for s in parsed.frontend.speeds),
-        "--frontend.time_width": 0 <= parsed.frontend.time_width <= 1,
         "--training.steps": training.steps > 0,
         "--training.seconds": 0 < training.seconds < math.inf,
         "--training.accumulate": training.accumulate > 0,
@@ -230,10 +246,7 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.devices": training.devices > 0,
         "--training.nodes": training.nodes > 0,
     }
-    for option, good in checks.items():
-        if not good:
-            section, name = option.removeprefix("--").split(".")
-            raise UserError(f"{option} {getattr(getattr(parsed, section), name)}: out of range")
+    _check_ranges(checks, parsed)
     if training.steps % training.validate_every:
         # A checkpoint comes with each validation; the run's end must have one.
         raise UserError(
@@ -241,6 +254,26 @@ def _to_config(parsed: Namespace) -> Config:
             f"--training.validate_every {training.validate_every}"
         )
     return Config(model, parsed.data, training, Path(parsed.out), parsed.resume, parsed.init, parsed.dry_run)
+
+
+def _model_ranges(model: ModelConfig) -> dict[str, bool]:
+    """Options of the model, and whether each is in its range."""
+    frontend = model.frontend
+    return {
+        "--encoder.dropout": 0 <= model.encoder.dropout < 1,
+        "--frontend.mels": frontend.mels > 0,
+        "--frontend.f_max": 0 < frontend.f_max <= SAMPLE_RATE / 2,
+        "--frontend.speeds": bool(frontend.speeds) and all(0.5 <= s <= 2 for s in frontend.speeds),
+        "--frontend.time_width": 0 <= frontend.time_width <= 1,
+    }
+
+
+def _check_ranges(checks: dict[str, bool], config: Any) -> None:
+    """Raise UserError for the first option that is out of range; its value is in ``config``."""
+    for option, good in checks.items():
+        if not good:
+            section, name = option.removeprefix("--").split(".")
+            raise UserError(f"{option} {getattr(getattr(config, section), name)}: out of range")
 
 
 def _first_line(error: Exception) -> str:

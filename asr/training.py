@@ -29,6 +29,7 @@ from asr.checkpoint import (
     pack_recipe,
     read_checkpoint,
     read_last,
+    read_trained,
     unpack_recipe,
 )
 from asr.config import Config, TrainingConfig, dump_config
@@ -214,7 +215,7 @@ def train(config: Config) -> None:
         task.model.encoder.compile_blocks()
     checkpoint, steps_done = (None, 0) if config.dry_run else _find_checkpoint(config, tokenizer)
     if config.init and not checkpoint:
-        content = read_checkpoint(config.init)
+        content = read_trained(config.init)
         check_tokenizer(config.init, unpack_recipe(content, config.init), tokenizer)
         load_weights(task.model, content, config.init)
 

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import decode
 from asr.attention import ATTENTIONS
+from asr.checkpoint import load_model
 from asr.config import parse_config
 from asr.errors import UserError
 from asr.manifest import read_manifest, write_manifest
@@ -384,3 +386,30 @@ def test_bad_input_to_training_is_one_line_and_leaves_nothing(case, corpus, tmp_
         train(parse_config(arguments))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_exported_folder_stands_for_its_checkpoint(finished, data, tmp_path, capsys):
+    last, results = finished[0] / "checkpoints" / "last.ckpt", finished[0] / "results"
+    shared = tmp_path / "mine"
+    command = [sys.executable, "-m", "asr.checkpoint", "export", last, "--out", shared, "--results", results]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith(f"{shared}: mala") and done.stderr == ""
+    card = (shared / "README.md").read_text()
+    assert json.loads((results / "wer.json").read_text())["command"] in card and "| test | 3gram |" in card
+
+    files = [item.audio for item in read_manifest(data / "test.jsonl")][:3]
+    outputs = []
+    for checkpoint in (last, shared):
+        assert transcribe(checkpoint, "--audio", *files) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+
+    options = ["--config", str(ROOT / "recipes" / "demo" / "conformer_xs.yaml"), *TINY]
+    options += ["--data.folder", str(data), "--data.tokenizer", str(data / "tokenizer.model")]
+    options += ["--training.accelerator", "cpu", "--training.average", "0", "--training.peak_lr", "1e-12"]
+    train(parse_config(["--out", str(tmp_path / "run"), "--init", str(shared), *options]))
+    begun = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")[0].state_dict()
+    for name, value in load_model(shared)[0].named_parameters():
+        assert torch.allclose(begun[name], value, atol=1e-6)
+    with pytest.raises(UserError, match=r"mine: a folder; a checkpoint of train\.py is needed"):
+        train(parse_config(["--out", str(tmp_path / "other"), "--resume", str(shared), *options]))

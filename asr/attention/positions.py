@@ -1,9 +1,25 @@
 """Ways to tell attention where a frame stands: rotary, Transformer-XL relative, sinusoids."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 
 import torch
 from torch import Tensor
+
+
+def _kept(count: int) -> Callable:
+    """Keep the last few results, but for graph export: sizes are symbols then, which no cache takes."""
+
+    def decorate(make: Callable) -> Callable:
+        cached = lru_cache(maxsize=count)(make)
+
+        @wraps(make)
+        def get(*inputs):
+            return make(*inputs) if torch.compiler.is_exporting() else cached(*inputs)
+
+        return get
+
+    return decorate
 
 
 def rotate(x: Tensor, start: int = 0) -> Tensor:
@@ -21,7 +37,7 @@ def rotate(x: Tensor, start: int = 0) -> Tensor:
     return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
 
 
-@lru_cache(maxsize=4)  # every layer of an encoder asks for the same one
+@_kept(4)  # every layer of an encoder asks for the same one
 def rotary_table(
     n: int, dim: int, device: torch.device, dtype: torch.dtype = torch.float32, start: int = 0
 ) -> tuple[Tensor, Tensor]:
@@ -51,7 +67,7 @@ def add_sinusoids(x: Tensor, start: int = 0) -> Tensor:
     return x + sinusoids(position, x.shape[2]).to(x.dtype)
 
 
-@lru_cache(maxsize=2)  # every layer of an encoder asks for the same one
+@_kept(2)  # every layer of an encoder asks for the same one
 def relative_sinusoids(
     n: int, keys: int, start: int, dim: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Tensor:

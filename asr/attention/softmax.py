@@ -63,20 +63,25 @@ class SoftmaxAttention(SelfAttention):
         return Keys(torch.cat(k, -2), torch.cat(v, -2), torch.cat(valid, -1))
 
     def attend(self, q: Tensor, summary: Keys, frames: Frames) -> Tensor:
+        if torch.compiler.is_exporting():  # the number of blocks would be fixed in the graph
+            return self._attend_block(q, summary, frames.start)
         b, h, n, _ = q.shape
         rows = max(1, SCORE_BYTES // (4 * b * h * summary.k.shape[-2]))
-        outputs = []
-        for first in range(0, n, rows):
-            block, bias = self._inputs(q[:, :, first : first + rows], summary, frames.start + first)
-            outputs.append(
-                F.scaled_dot_product_attention(block, summary.k, summary.v, attn_mask=bias, scale=self.scale)
-            )
+        outputs = [
+            self._attend_block(q[:, :, first : first + rows], summary, frames.start + first)
+            for first in range(0, n, rows)
+        ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -2)
 
     def weights(self, q: Tensor, k: Tensor, frames: Frames) -> Tensor:
         keys = self.summarise(q, k, k, frames, None)
         q, bias = self._inputs(q, keys, frames.start)
         return torch.softmax(q @ keys.k.transpose(-2, -1) * self.scale + bias, dim=-1)
+
+    def _attend_block(self, q: Tensor, keys: Keys, start: int) -> Tensor:
+        """The output (B, H, n, d) for n queries from frame ``start``."""
+        q, bias = self._inputs(q, keys, start)
+        return F.scaled_dot_product_attention(q, keys.k, keys.v, attn_mask=bias, scale=self.scale)
 
     def _inputs(self, q: Tensor, keys: Keys, start: int) -> tuple[Tensor, Tensor]:
         """Queries from frame ``start``, and the bias (B, H or 1, n or 1, N) that masks and places keys."""
