@@ -19,6 +19,9 @@ its inner folders are kept.
 import argparse
 import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -34,7 +37,7 @@ from asr.decoding.evaluation import (
     pool_posteriors,
     write_results,
 )
-from asr.decoding.tuning import UNTUNED, check_dev, tune
+from asr.decoding.tuning import UNTUNED, Surface, check_dev, format_surface, tune
 from asr.errors import UserError, run_program
 from asr.manifest import read_manifest
 from asr.model import Model
@@ -93,23 +96,38 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "command": " ".join(["python", *sys.argv]),
     }
-    if not args.lm:
-        posteriors = {split: posteriors_of(split) for split in args.splits}
-        rows = [decode_greedy(split, posteriors[split], recipe.tokenizer) for split in args.splits]
-    else:
+    started = time.monotonic()
+    rows, seconds = [], {"tuning": 0.0}
+    with ExitStack() as stack:
         # The pool first: an LM that cannot be used should say so before the acoustic model runs.
-        with BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs) as pool:
-            posteriors = {split: posteriors_of(split) for split in manifests}
-            weights = (args.lm_weight, args.word_score)
-            if dev_splits:
-                pooled = pool_posteriors([posteriors[split] for split in dev_splits])
-                weights = _tune(pool, pooled, " + ".join(dev_splits))
+        if args.lm:
+            pool = stack.enter_context(BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs))
+        # Dev first: the acoustic model goes on with the others while the pool's processes tune on it.
+        acoustic = ThreadPoolExecutor(1)
+        stack.callback(acoustic.shutdown, cancel_futures=True)
+        order = [*dev_splits, *(split for split in manifests if split not in dev_splits)]
+        posteriors = {split: acoustic.submit(posteriors_of, split) for split in order}
+        weights = (args.lm_weight, args.word_score)
+        if dev_splits:
+            pooled = pool_posteriors([posteriors[split].result() for split in dev_splits])
+            begun = time.monotonic()
+            *weights, tried = _tune(pool, pooled, " + ".join(dev_splits))
+            seconds["tuning"] = time.monotonic() - begun
+            about["tuning"] = [[*point, wer] for point, wer in sorted(tried.items())]
+        if args.lm:
             about |= {"lm_weight": weights[0], "word_score": weights[1], "tuned_on": dev_splits}
-            rows = []
-            for split in args.splits:
-                rows.append(decode_greedy(split, posteriors[split], recipe.tokenizer))
-                rows.append(decode_beam(split, posteriors[split], pool, args.lm.stem, *weights))
+        for split in args.splits:
+            rows.append(decode_greedy(split, posteriors[split].result(), recipe.tokenizer))
+            if args.lm:
+                rows.append(decode_beam(split, posteriors[split].result(), pool, args.lm.stem, *weights))
+        posteriors = {split: found.result() for split, found in posteriors.items()}
     print(format_table(rows))
+    seconds["acoustic model"] = sum(found.seconds for found in posteriors.values())
+    seconds["search"] = sum(row.seconds for row in rows)
+    seconds["in all"] = time.monotonic() - started
+    about["seconds"] = {name: round(taken, 2) for name, taken in seconds.items()}
+    hours = sum(found.audio_seconds for found in posteriors.values()) / 3600
+    print(f"{hours:.2f} h of audio; " + ", ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items()))
     write_results(args.out, rows, posteriors, about)
     print(f"written to {args.out / 'wer.json'}")
     print(f"error report in {report_on(args.out)}")
@@ -132,7 +150,7 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
         return go(LMDecoder(recipe.tokenizer, pool, *weights, together=SEGMENTS * args.jobs))
 
 
-def _tune(pool: BeamPool, posteriors: Posteriors, split: str) -> tuple[float, float]:
+def _tune(pool: BeamPool, posteriors: Posteriors, split: str) -> tuple[float, float, Surface]:
     def wer(lm_weight: float, word_score: float) -> float:
         hypotheses = pool.decode(posteriors.log_probs, lm_weight, word_score)
         return score(posteriors.references, hypotheses).wer
@@ -140,9 +158,9 @@ def _tune(pool: BeamPool, posteriors: Posteriors, split: str) -> tuple[float, fl
     lm_weight, word_score, tried = tune(wer)
     print(
         f"tuned on {split}: LM weight {lm_weight:g}, word score {word_score:g} "
-        f"(dev WER {tried[lm_weight, word_score]:.2f} %, {len(tried)} points tried)"
+        f"(WER {tried[lm_weight, word_score]:.2f} % there)\n{format_surface(tried)}"
     )
-    return lm_weight, word_score
+    return lm_weight, word_score, tried
 
 
 def _dev_splits(data: Path) -> list[str]:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from asr import lm
 from asr.decoding import search
-from asr.decoding.lexicon import ROOT, build_lexicon
+from asr.decoding.lexicon import ROOT, Lexicon, read_lexicon
 from asr.errors import UserError
 from asr.heads.ctc import BLANK
 from asr.tokenizer import Tokenizer
@@ -30,16 +30,15 @@ class BeamDecoder:
         lm_path: KenLM binary or ARPA file.
         tokenizer: the acoustic model's; it spells the LM's words.
         beam: hypotheses kept.
+        lexicon: ``read_lexicon``'s, where it has been made already.
     """
 
-    def __init__(self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM) -> None:
+    def __init__(
+        self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM, lexicon: Lexicon | None = None
+    ) -> None:
         self._model = lm.load(lm_path)
         self._words = lm.vocabulary(lm_path)
-        spellings = tokenizer.encode_all(self._words)
-        # A word with letters that the acoustic model never saw cannot be recognised.
-        spellings = [() if tokenizer.unknown in spelling else spelling for spelling in spellings]
-        unigrams = [self._model.score(word, bos=False, eos=False) for word in self._words]
-        self._lexicon = build_lexicon(spellings, unigrams)
+        self.lexicon = lexicon or read_lexicon(lm_path, tokenizer)
         self._beam = search.make_prefixes(beam)
         self._work = search.make_workspace(beam, tokenizer.pieces + 1)
         self._forget()
@@ -59,7 +58,7 @@ class BeamDecoder:
         if 2 * self._remembered > MEMORY:
             self._forget()
         weights = search.Weights(lm_weight * math.log(10), word_score, len(self._words) + 1)
-        ahead = np.exp(weights.lm * self._lexicon.best + word_score)
+        ahead = np.exp(weights.lm * self.lexicon.best + word_score)
         ahead[ROOT] = 1.0
         probs = np.exp(log_probs.astype(np.float64))
         histories = search.make_histories(1 + len(self._beam.node) * (len(probs) + 1))
@@ -70,7 +69,7 @@ class BeamDecoder:
         frame, size, count = 0, 1, 1
         while True:
             frame, size, count, missing = search.advance(
-                probs, frame, beam, size, count, histories, self._lexicon, self._memory, weights, ahead, work
+                probs, frame, beam, size, count, histories, self.lexicon, self._memory, weights, ahead, work
             )
             if not missing:
                 break
@@ -125,7 +124,10 @@ class BeamPool:
 
     def __init__(self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM, jobs: int = 1) -> None:
         check_vocabulary(lm_path, tokenizer)
-        self._arguments = (str(lm_path), tokenizer.model, beam)
+        # Made, and the search compiled, once, not in each process.
+        decoder = BeamDecoder(lm_path, tokenizer, beam)
+        decoder.decode(np.zeros((1, tokenizer.pieces + 1), np.float32), 0.0, 0.0)
+        self._arguments = (str(lm_path), tokenizer.model, beam, decoder.lexicon)
         self._jobs = jobs
 
     def __enter__(self) -> "BeamPool":
@@ -167,10 +169,10 @@ def check_vocabulary(lm_path: str | Path, tokenizer: Tokenizer) -> None:
 _decoder: BeamDecoder | None = None
 
 
-def _start_worker(lm_path: str, tokenizer_model: bytes, beam: int) -> None:
+def _start_worker(lm_path: str, tokenizer_model: bytes, beam: int, lexicon: Lexicon) -> None:
     global _decoder
     torch.set_num_threads(1)
-    _decoder = BeamDecoder(lm_path, Tokenizer(tokenizer_model), beam)
+    _decoder = BeamDecoder(lm_path, Tokenizer(tokenizer_model), beam, lexicon)
 
 
 def _decode_task(task: tuple[np.ndarray, float, float]) -> str:

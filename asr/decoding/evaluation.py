@@ -62,6 +62,7 @@ class Row:
     score: Score
     rtf: float
     hypotheses: list[str]
+    seconds: float  # from posteriors to words; rtf counts the acoustic model's as well
 
 
 @torch.inference_mode()
@@ -123,7 +124,7 @@ def decode_beam(
 
 def _row(split: str, lm: str, posteriors: Posteriors, hypotheses: list[str], seconds: float) -> Row:
     rtf = (posteriors.seconds + seconds) / posteriors.audio_seconds
-    return Row(split, lm, score(posteriors.references, hypotheses), rtf, hypotheses)
+    return Row(split, lm, score(posteriors.references, hypotheses), rtf, hypotheses, seconds)
 
 
 def format_table(rows: Sequence[Row]) -> str:

