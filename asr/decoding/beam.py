@@ -20,7 +20,8 @@ from asr.heads.ctc import BLANK
 from asr.tokenizer import Tokenizer
 
 BEAM = 100
-MEMORY = 2**20  # LM scores remembered; each takes 24 bytes
+MEMORY = 2**19  # LM scores remembered from utterance to utterance; a few dozen bytes each
+ROOM = 2**16  # for so many at first, a power of two
 
 
 class BeamDecoder:
@@ -55,7 +56,7 @@ class BeamDecoder:
             lm_weight: factor on the LM's natural logarithm.
             word_score: added for every word, in nats.
         """
-        if 2 * self._remembered > MEMORY:
+        if self._remembered > MEMORY:
             self._forget()
         weights = search.Weights(lm_weight * math.log(10), word_score, len(self._words) + 1)
         ahead = np.exp(weights.lm * self.lexicon.best + word_score)
@@ -104,14 +105,19 @@ class BeamDecoder:
             numbers[i] = number = self._numbers.setdefault(after, len(self._states))
             if number == len(self._states):
                 self._states.append(after)
-        search.remember(self._memory, keys, scores, numbers)
         self._remembered += len(keys)
+        if 2 * self._remembered > len(self._memory.key):
+            room = search.power_of_two(4 * self._remembered)
+            full, self._memory = self._memory, search.make_memory(room)
+            taken = full.key != search.EMPTY
+            search.remember(self._memory, full.key[taken], full.score[taken], full.state[taken])
+        search.remember(self._memory, keys, scores, numbers)
 
     def _forget(self) -> None:
         start = kenlm.State()
         self._model.BeginSentenceWrite(start)
         self._states, self._numbers = [start], {start: 0}
-        self._memory = search.make_memory(MEMORY)
+        self._memory = search.make_memory(ROOM)
         self._remembered = 0
 
 

@@ -1,10 +1,8 @@
 """A long recording's posteriors cut at pauses, so that a bounded part is in memory and is searched at a time.
 
-flashlight's decoder could go on over chunks (``decode_step``, ``prune``), but in one process for the whole
-recording, and the search loses breadth with length: it never merges two hypotheses whose words ever
-differed, so that the beam fills with variants of what is long past. A cut costs the LM its memory of two
-or three words, at a place where a sentence often ends, and frees the beam: cut is better than whole
-(``benchmarks/transcribe.py --cutting``, docs/recipe.md).
+The search could go on over the parts, but in one process for the whole recording. A cut costs the LM its
+memory of two or three words, at a place where a sentence often ends (``benchmarks/transcribe.py --cutting``
+measures it).
 """
 
 from collections.abc import Iterable, Iterator

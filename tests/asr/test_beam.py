@@ -107,6 +107,16 @@ def test_the_plain_search_sums_over_all_alignments():
         assert scores[tuple(words)] == pytest.approx(score)
 
 
+def test_more_lm_scores_than_the_memory_holds(tokenizer, model, monkeypatch):
+    """It grows within an utterance, and is emptied between two."""
+    items = [posteriors(tokenizer, text, sure=2.0, seed=7) for text in TEXT[:5]]
+    expected = [BeamDecoder(model, tokenizer).decode_scored(item, 0.7, 0.5) for item in items]
+    monkeypatch.setattr("asr.decoding.beam.MEMORY", 4)
+    monkeypatch.setattr("asr.decoding.beam.ROOM", 4)
+    decoder = BeamDecoder(model, tokenizer)
+    assert [decoder.decode_scored(item, 0.7, 0.5) for item in items] == expected
+
+
 def test_no_frames_give_no_words(tokenizer, model):
     assert (
         BeamDecoder(model, tokenizer).decode(np.zeros((0, tokenizer.pieces + 1), np.float32), 0.5, 0.0) == ""
