@@ -64,7 +64,7 @@ def split_trainable(
     for utterance in utterances:
         cause = detail = None
         classes = tokenizer.encode(utterance.text)
-        lacking = frames_lacking(utterance, tokenizer, fastest)
+        lacking = frames_lacking(classes, utterance.duration / fastest)
         if not utterance.text.strip():
             cause, detail = "empty text", "the transcript has no word"
         elif tokenizer.unknown in classes:
@@ -80,10 +80,9 @@ def split_trainable(
     return kept, excluded
 
 
-def frames_lacking(utterance: Utterance, tokenizer: Tokenizer, fastest: float = 1.0) -> int:
-    """Encoder frames that an utterance is short of for its text; above 0, its CTC loss is infinite."""
-    frames = encoded_frames(int(utterance.duration * SAMPLE_RATE / fastest))
-    return frames_needed(tokenizer.encode(utterance.text)) - frames
+def frames_lacking(classes: list[int], seconds: float) -> int:
+    """Encoder frames that so much audio is short of for these classes; above 0, CTC's loss is infinite."""
+    return frames_needed(classes) - encoded_frames(int(seconds * SAMPLE_RATE))
 
 
 def write_excluded(path: str | Path, excluded: list[Excluded]) -> str:

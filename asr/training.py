@@ -245,7 +245,7 @@ def train(config: Config) -> None:
         if rank_zero_only.rank == 0:
             stack.enter_context(locked(config.out / "checkpoints", wait=False))
             _announce(config, task, trainer.strategy.root_device, durations, excluded)
-            without_path = sum(frames_lacking(utterance, tokenizer) > 0 for utterance in dev)
+            without_path = sum(frames_lacking(tokenizer.encode(u.text), u.duration) > 0 for u in dev)
             if without_path:
                 print(
                     f"not in dev loss: {without_path} of {len(dev)} utterances, with more tokens than frames"

@@ -22,6 +22,7 @@ from asr.captions import Transcript, as_json, as_srt, as_text, as_vtt
 from asr.data import make_batches
 from asr.decoding.alignment import Word, best_path, collapse, forced_path, words_on_path
 from asr.decoding.beam import BeamPool
+from asr.decoding.evaluation import log_probs_of
 from asr.decoding.pauses import LONGEST, cut_at_pauses
 from asr.errors import UserError
 from asr.files import atomic_write
@@ -180,24 +181,13 @@ def _posteriors(
                 except audio.AudioError as error:
                     found[number] = error
             if waveforms:
-                batch_found = _log_probs(model, list(waveforms.values()), batch_seconds)
-                for number, log_probs in zip(waveforms, batch_found, strict=True):
+                samples = torch.tensor([len(waveform) for waveform in waveforms.values()])
+                padded = pad_sequence(list(waveforms.values()), batch_first=True)
+                rows = log_probs_of(model, padded, samples, batch_seconds)
+                for number, log_probs in zip(waveforms, rows, strict=True):
                     found[number] = log_probs
             bar.update(sum(lengths[number] for number in batch))
     return found
-
-
-@torch.inference_mode()
-def _log_probs(model: Model, waveforms: list[Tensor], batch_seconds: float) -> list[np.ndarray]:
-    device = next(model.parameters()).device
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    padded = pad_sequence(waveforms, batch_first=True)
-    try:
-        log_probs, frames = model(padded.to(device), lengths.to(device))
-    except torch.OutOfMemoryError:
-        raise UserError(f"--batch-seconds {batch_seconds:g}: too little GPU memory; lower it") from None
-    rows = zip(log_probs.cpu().numpy(), frames.tolist(), strict=True)
-    return [row[:length].copy() for row, length in rows]  # a view would keep the whole batch
 
 
 def _transcript(recording: Recording, spoken: Spoken) -> Transcript:

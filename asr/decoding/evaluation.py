@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -65,7 +66,6 @@ class Row:
     seconds: float  # from posteriors to words; rtf counts the acoustic model's as well
 
 
-@torch.inference_mode()
 def compute_posteriors(
     model: Model, utterances: list[Utterance], tokenizer: Tokenizer, batch_seconds: float, show: str
 ) -> Posteriors:
@@ -74,7 +74,6 @@ def compute_posteriors(
     An utterance longer than a batch goes through the model in chunks (asr/long.py), which gives the same.
     """
     started = time.monotonic()
-    device = next(model.parameters()).device
     batches = make_batches([utterance.duration for utterance in utterances], batch_seconds, rng=None)
     loader = DataLoader(
         SpeechDataset(utterances, tokenizer), batch_sampler=FixedBatches(batches), collate_fn=collate
@@ -86,17 +85,28 @@ def compute_posteriors(
                 found[indices[0]] = _in_chunks(model, batch.waveforms[0], batch.ids[0])
                 bar.update()
                 continue
-            try:
-                log_probs, lengths = model(batch.waveforms.to(device), batch.lengths.to(device))
-            except torch.OutOfMemoryError:
-                raise UserError(
-                    f"--batch-seconds {batch_seconds:g}: too little GPU memory for {batch.ids[-1]} and its "
-                    "batch; lower it"
-                ) from None
-            for index, row, length in zip(indices, log_probs.cpu().numpy(), lengths.tolist(), strict=True):
-                found[index] = row[:length].copy()  # a view would keep the whole batch
+            rows = log_probs_of(model, batch.waveforms, batch.lengths, batch_seconds)
+            for index, row in zip(indices, rows, strict=True):
+                found[index] = row
             bar.update(len(indices))
     return Posteriors(utterances, found, time.monotonic() - started)
+
+
+@torch.inference_mode()
+def log_probs_of(model: Model, waveforms: Tensor, lengths: Tensor, batch_seconds: float) -> list[np.ndarray]:
+    """Log-probabilities (N, classes) fp32 of each utterance of a batch, on the CPU.
+
+    Args:
+        waveforms, lengths: (B, S) and (B,) in samples.
+        batch_seconds: the option to name in the UserError where GPU memory does not suffice.
+    """
+    device = next(model.parameters()).device
+    try:
+        log_probs, frames = model(waveforms.to(device), lengths.to(device))
+    except torch.OutOfMemoryError:
+        raise UserError(f"--batch-seconds {batch_seconds:g}: too little GPU memory; lower it") from None
+    # A view would keep the whole batch.
+    return [row[:length].copy() for row, length in zip(log_probs.cpu().numpy(), frames.tolist(), strict=True)]
 
 
 def _in_chunks(model: Model, waveform: torch.Tensor, show: str) -> np.ndarray:
