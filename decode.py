@@ -20,7 +20,6 @@ import argparse
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -102,14 +101,10 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
         # The pool first: an LM that cannot be used should say so before the acoustic model runs.
         if args.lm:
             pool = stack.enter_context(BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs))
-        # Dev first: the acoustic model goes on with the others while the pool's processes tune on it.
-        acoustic = ThreadPoolExecutor(1)
-        stack.callback(acoustic.shutdown, cancel_futures=True)
-        order = [*dev_splits, *(split for split in manifests if split not in dev_splits)]
-        posteriors = {split: acoustic.submit(posteriors_of, split) for split in order}
+        posteriors = {split: posteriors_of(split) for split in manifests}
         weights = (args.lm_weight, args.word_score)
         if dev_splits:
-            pooled = pool_posteriors([posteriors[split].result() for split in dev_splits])
+            pooled = pool_posteriors([posteriors[split] for split in dev_splits])
             begun = time.monotonic()
             *weights, tried = _tune(pool, pooled, " + ".join(dev_splits))
             seconds["tuning"] = time.monotonic() - begun
@@ -117,10 +112,9 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
         if args.lm:
             about |= {"lm_weight": weights[0], "word_score": weights[1], "tuned_on": dev_splits}
         for split in args.splits:
-            rows.append(decode_greedy(split, posteriors[split].result(), recipe.tokenizer))
+            rows.append(decode_greedy(split, posteriors[split], recipe.tokenizer))
             if args.lm:
-                rows.append(decode_beam(split, posteriors[split].result(), pool, args.lm.stem, *weights))
-        posteriors = {split: found.result() for split, found in posteriors.items()}
+                rows.append(decode_beam(split, posteriors[split], pool, args.lm.stem, *weights))
     print(format_table(rows))
     seconds["acoustic model"] = sum(found.seconds for found in posteriors.values())
     seconds["search"] = sum(row.seconds for row in rows)
@@ -208,6 +202,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError("--lm-weight wants --lm")
     if args.out and args.out.exists() and not (args.out.is_dir() and os.access(args.out, os.W_OK)):
         raise UserError(f"--out {args.out}: no folder that may be written to")
+    for option, most in (("lm_weight", 20.0), ("word_score", 50.0)):
+        value = getattr(args, option)
+        if value is not None and not -most <= value <= most:
+            raise UserError(
+                f"--{option.replace('_', '-')} {value:g}: must lie between {-most:g} and {most:g}"
+            )
+    if args.tune_on and not args.lm:
+        raise UserError("--tune-on wants --lm")
     if (args.lm_weight is None) != (args.word_score is None):
         raise UserError("--lm-weight and --word-score go together")
     if args.beam < 1 or args.jobs < 1 or args.batch_seconds <= 0:

@@ -106,7 +106,7 @@ def model_card(
         steps=steps,
         seconds=seconds,
         hours=seconds / 3600,
-        kind="averaged over training" if averaged else "as after the last step",
+        kind="averaged over training" if averaged else "as after that step, not averaged",
         results=_results(results) if results else "No table was given when the model was exported.",
         lm=lm,
     )

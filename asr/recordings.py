@@ -57,7 +57,7 @@ def _entries(arguments: Sequence[Path]) -> Iterator[Path | UserError]:
             yield argument
             continue
         try:
-            lines = argument.read_text(encoding="utf-8").splitlines()
+            lines = argument.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError:
             yield UserError(f"{argument}: not a list of paths in UTF-8")
         except OSError as error:
@@ -71,12 +71,16 @@ def _listed(path: Path, lines: list[str]) -> Iterator[Path | UserError]:
         yield UserError(f"{path}: an empty list; write a path on each line")
     for line in lines:
         if path.suffix.lower() == ".scp":
-            line = line.partition(" ")[2].strip()
+            _, *rest = line.split(maxsplit=1)
+            line = rest[0] if rest else ""
             if not line or line.endswith("|"):
                 yield UserError(f"{path}: wants an id and a path on each line, and no commands")
                 continue
         beside = path.parent / line
-        yield beside if beside.exists() else Path(line)
+        try:
+            yield beside if beside.exists() else Path(line)
+        except OSError:  # a text, not a list
+            yield UserError(f"{path}: wants a path on each line, and has '{line[:40]} ...'")
 
 
 def _files(entry: Path | UserError) -> Iterator[tuple[Path, Path]]:

@@ -99,7 +99,8 @@ class TrainingTask(L.LightningModule):
         log_probs, lengths = self.model(batch.waveforms, batch.lengths)
         losses = self.model.head.loss(log_probs, lengths, batch.targets, batch.target_lengths)
         # An utterance with more pieces than frames has no CTC path; dev is not filtered.
-        counts = [losses[losses.isfinite()].sum().item(), batch.target_lengths.sum().item(), 0, 0]
+        able = losses.isfinite()
+        counts = [losses[able].sum().item(), batch.target_lengths[able].sum().item(), 0, 0]
         for classes, reference in zip(greedy(log_probs, lengths), batch.texts, strict=True):
             count = word_errors(reference, self.tokenizer.decode(classes))
             counts[2:] = counts[2] + count.total, counts[3] + count.words
@@ -109,8 +110,7 @@ class TrainingTask(L.LightningModule):
         totals = sum_over_ranks(torch.tensor(self.dev, dtype=torch.float64, device=self.device))
         nats, pieces, errors, words = totals.tolist()
         self.dev = [0.0] * 4
-        # The same on every rank.
-        self.log("dev_loss", nats / max(pieces, 1))
+        self.log("dev_loss", nats / max(pieces, 1))  # the same on every rank, as is the next
         self.log("dev_wer", 100 * errors / max(words, 1))
         self.log("audio_hours", self.audio_seconds / 3600)
 
@@ -156,12 +156,6 @@ class TrainingTask(L.LightningModule):
         checkpoint["skipped"] = [self.skipped.total, self.skipped.in_row]
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        if checkpoint.get("data_digest") != self.data_digest:
-            raise UserError(
-                f"--data.train {' '.join(self.config.data.train)}: not the utterances that the checkpoint to "
-                "go on from was trained on (other splits, another --data.max_seconds, or data prepared "
-                "again); start a new run from its weights with --init"
-            )
         self.audio_seconds = checkpoint["audio_seconds"]
         self.skipped.total, self.skipped.in_row = checkpoint.get("skipped", (0, 0))
 
@@ -213,7 +207,7 @@ def train(config: Config) -> None:
     task = TrainingTask(config, tokenizer)
     if config.training.compile:
         task.model.encoder.compile_blocks()
-    checkpoint, steps_done = (None, 0) if config.dry_run else _find_checkpoint(config, tokenizer)
+    checkpoint, content = (None, {}) if config.dry_run else _find_checkpoint(config, tokenizer)
     if config.init and not checkpoint:
         content = read_trained(config.init)
         check_tokenizer(config.init, unpack_recipe(content, config.init), tokenizer)
@@ -232,12 +226,19 @@ def train(config: Config) -> None:
         raise UserError(f"--data.dev {config.data.dev}: no utterance has a word to validate on")
     durations = [utterance.duration for utterance in utterances]
     task.data_digest = _digest(utterances)
+    if content.get("data_digest", task.data_digest) != task.data_digest:
+        raise UserError(
+            f"--data.train {' '.join(config.data.train)}: not the utterances that {checkpoint} was trained "
+            "on (other splits or texts, another --data.max_seconds, or data prepared again); start a new run "
+            "from its weights with --init"
+        )
     sampler = TrainingSampler(durations, config.training.seconds, config.training.seed)
     loader = make_loader(SpeechDataset(utterances, tokenizer), sampler, config.data.workers)
     if config.dry_run:
         dry_run(config, task, loader, durations, _where(config.training))
         return
     trainer = _make_trainer(config)
+    steps_done = content.get("global_step", 0)
     sampler.start = steps_done * config.training.accumulate * trainer.world_size
     dev_batches = _share_of_dev(config, dev, trainer)
     task.batch_number = steps_done * config.training.accumulate
@@ -266,8 +267,8 @@ def train(config: Config) -> None:
 
 
 def _digest(utterances: list[Utterance]) -> str:
-    """Changes with what decides the batches: the utterances, their order and durations."""
-    listed = "".join(f"{utterance.id} {utterance.duration}\n" for utterance in utterances)
+    """Changes with what decides the batches: the utterances, their order, durations and texts."""
+    listed = "".join(f"{item.id} {item.duration} {item.text}\n" for item in utterances)
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
@@ -375,19 +376,19 @@ def _has_bf16(on_gpu: bool) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _find_checkpoint(config: Config, tokenizer: Tokenizer) -> tuple[str | None, int]:
-    """The checkpoint that --resume means, checked to fit this run, and its steps; None, 0 to start afresh."""
+def _find_checkpoint(config: Config, tokenizer: Tokenizer) -> tuple[str | None, dict]:
+    """The checkpoint that --resume means, checked to fit this run, and its content; None, {} for none."""
     last = config.out / "checkpoints" / LAST
     if not config.resume:
         if last.exists() or last.with_name(PREVIOUS).exists():
             raise UserError(
                 f"--out {config.out} holds a run already; go on with --resume auto, or name another"
             )
-        return None, 0
+        return None, {}
     if config.resume == "auto":
         path, content = read_last(last)
         if path is None:
-            return None, 0
+            return None, {}
     else:
         path, content = config.resume, read_checkpoint(config.resume)
     check_same(path, unpack_recipe(content, path), config.model, tokenizer)
@@ -397,4 +398,4 @@ def _find_checkpoint(config: Config, tokenizer: Tokenizer) -> tuple[str | None, 
         here, there = getattr(config.training, name), content["training"][name]
         if here != there:
             raise UserError(f"--training.{name} {here}: {path} was trained with {there}; they must agree")
-    return str(path), content["global_step"]
+    return str(path), content

@@ -35,7 +35,7 @@ FORMATS = ("txt", "json", "srt", "vtt")
 WINDOW = 8  # batches of short recordings whose transcripts come together
 SEGMENTS = 16  # of up to 40 s, that are searched together for each process of beam search
 
-Posteriors = Iterable[np.ndarray]  # of one recording: log-probabilities (n, classes) fp32, part by part
+Parts = Iterable[np.ndarray]  # of one recording: log-probabilities (n, classes) fp32, part by part
 Spoken = tuple[str, list[Word]]  # a recording's text, and its words with their times
 
 
@@ -45,11 +45,11 @@ class GreedyDecoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
 
-    def __call__(self, recordings: Sequence[Posteriors], seconds: float) -> list[Spoken]:
+    def __call__(self, recordings: Sequence[Parts], seconds: float) -> list[Spoken]:
         """Decode recordings that last so many ``seconds`` in all."""
         return [self._decode(parts) for parts in recordings]
 
-    def _decode(self, parts: Posteriors) -> Spoken:
+    def _decode(self, parts: Parts) -> Spoken:
         path = best_path(parts)
         return self.tokenizer.decode(collapse(path)[0].tolist()), words_on_path(path, self.tokenizer)
 
@@ -77,7 +77,7 @@ class LMDecoder:
         self.tokenizer, self.pool, self.together, self.longest = tokenizer, pool, together, longest
         self.weights = lm_weight, word_score
 
-    def __call__(self, recordings: Sequence[Posteriors], seconds: float) -> list[Spoken]:
+    def __call__(self, recordings: Sequence[Parts], seconds: float) -> list[Spoken]:
         """Decode recordings that last so many ``seconds`` in all."""
         texts: list[list[str]] = [[] for _ in recordings]
         words: list[list[Word]] = [[] for _ in recordings]

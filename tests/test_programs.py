@@ -279,12 +279,16 @@ def evaluate(finished, data, out, *arguments):
     )
 
 
-def test_hypotheses_do_not_depend_on_the_batch(finished, data, tmp_path):
+def test_hypotheses_do_not_depend_on_the_batch_or_the_order(finished, data, tmp_path):
+    write_manifest(data / "backwards.jsonl", read_manifest(data / "test.jsonl")[::-1])
+    lm = ["--lm", data / "3gram.bin", "--lm-weight", "0.7", "--word-score", "1", "--jobs", "1"]
     found = []
-    for seconds in ("1", "60"):
-        evaluate(finished, data, tmp_path / seconds, "--batch-seconds", seconds)
-        found.append((tmp_path / seconds / "test.none.hyp.trn").read_text())
-    assert found[0] == found[1]
+    for split, seconds in (("test", "1"), ("test", "60"), ("backwards", "8")):
+        out = tmp_path / f"{split}-{seconds}"
+        evaluate(finished, data, out, "--splits", split, "--batch-seconds", seconds, *lm)
+        hypotheses = [(out / f"{split}.{name}.hyp.trn").read_text() for name in ("none", "3gram")]
+        found.append([sorted(lines.splitlines()) for lines in hypotheses])
+    assert found[0] == found[1] == found[2]
 
 
 def test_fixed_weights_are_not_tuned(finished, data, tmp_path):
@@ -296,6 +300,11 @@ def test_fixed_weights_are_not_tuned(finished, data, tmp_path):
 
 BAD_DECODING = {
     "tuning on test": (["--lm", "{data}/3gram.bin", "--tune-on", "test"], "never tuned on test"),
+    "word score beyond reason": (
+        ["--lm", "{data}/3gram.bin", "--lm-weight", "0.5", "--word-score", "1000"],
+        "--word-score 1000: must lie between -50 and 50",
+    ),
+    "tuning without an lm": (["--tune-on", "dev"], "--tune-on wants --lm"),
     "missing lm": (["--lm", "{data}/absent.bin"], "absent.bin: no such language model"),
     "no lm": (["--lm", "{data}/test.jsonl"], "test.jsonl: not a KenLM binary"),
     "missing split": (["--splits", "test-moon"], "test-moon.jsonl: no such manifest"),

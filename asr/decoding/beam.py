@@ -2,6 +2,8 @@
 
 import math
 import multiprocessing
+import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,7 +16,7 @@ from tqdm import tqdm
 
 from asr import lm
 from asr.decoding import search
-from asr.decoding.lexicon import ROOT, Lexicon, read_lexicon
+from asr.decoding.lexicon import ROOT, Lexicon, make_lexicon
 from asr.errors import UserError
 from asr.heads.ctc import BLANK
 from asr.tokenizer import Tokenizer
@@ -31,7 +33,7 @@ class BeamDecoder:
         lm_path: KenLM binary or ARPA file.
         tokenizer: the acoustic model's; it spells the LM's words.
         beam: hypotheses kept.
-        lexicon: ``read_lexicon``'s, where it has been made already.
+        lexicon: ``make_lexicon``'s, where it has been made already.
     """
 
     def __init__(
@@ -39,7 +41,10 @@ class BeamDecoder:
     ) -> None:
         self._model = lm.load(lm_path)
         self._words = lm.vocabulary(lm_path)
-        self.lexicon = lexicon or read_lexicon(lm_path, tokenizer)
+        if lexicon is None:
+            check_vocabulary(lm_path, self._words, tokenizer)
+            lexicon = make_lexicon(self._model, self._words, tokenizer)
+        self.lexicon = lexicon
         self._beam = search.make_prefixes(beam)
         self._work = search.make_workspace(beam, tokenizer.pieces + 1)
         self._forget()
@@ -75,10 +80,12 @@ class BeamDecoder:
             if not missing:
                 break
             self._ask(np.unique(work.missing[:missing]))
-        return self._best(size, histories, weights)
+        return self._best(size, histories, weights, ahead)
 
-    def _best(self, size: int, histories: search.Histories, weights: search.Weights) -> tuple[str, float]:
-        """The best prefix whose last word is finished."""
+    def _best(
+        self, size: int, histories: search.Histories, weights: search.Weights, ahead: np.ndarray
+    ) -> tuple[str, float]:
+        """The best prefix whose last word is finished; where there is none, the best, less that word."""
         beam, best, best_score = self._beam, 0, -math.inf
         finished = [i for i in range(size) if beam.node[i] == ROOT]
         ends = [histories.state[beam.history[i]] * weights.words + len(self._words) for i in finished]
@@ -88,6 +95,9 @@ class BeamDecoder:
             score = math.log(beam.blank[i] + beam.piece[i]) + weights.lm * end_score
             if score > best_score:
                 best, best_score = int(beam.history[i]), score
+        if not finished and size:
+            rank = (beam.blank[:size] + beam.piece[:size]) * ahead[beam.node[:size]]
+            best, best_score = int(beam.history[rank.argmax()]), math.log(rank.max())
         words = []
         while best:
             words.append(self._words[histories.word[best]])
@@ -129,7 +139,6 @@ class BeamPool:
     """
 
     def __init__(self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM, jobs: int = 1) -> None:
-        check_vocabulary(lm_path, tokenizer)
         # Made, and the search compiled, once, not in each process.
         decoder = BeamDecoder(lm_path, tokenizer, beam)
         decoder.decode(np.zeros((1, tokenizer.pieces + 1), np.float32), 0.0, 0.0)
@@ -140,6 +149,12 @@ class BeamPool:
         # "spawn": a fork would copy torch's threads in whatever state they are.
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(self._jobs, context, _start_worker, self._arguments)
+        # Ctrl-C is this process's business: its children are started, all of them, with the signal ignored.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self._pool.submit(os.getpid)
+        finally:
+            signal.signal(signal.SIGINT, before)
         return self
 
     def __exit__(self, *_) -> None:
@@ -159,10 +174,8 @@ class BeamPool:
             raise UserError("a beam-search process died (out of memory?); try fewer --jobs") from None
 
 
-def check_vocabulary(lm_path: str | Path, tokenizer: Tokenizer) -> None:
-    """Load the LM and see that it and the tokeniser are about the same words; UserError otherwise."""
-    lm.load(lm_path)
-    words = lm.vocabulary(lm_path)
+def check_vocabulary(lm_path: str | Path, words: list[str], tokenizer: Tokenizer) -> None:
+    """See that an LM's words and the tokeniser are of the same language and case; UserError otherwise."""
     sample = words[:: max(1, len(words) // 1000)]
     lost = sum(tokenizer.unknown in tokenizer.encode(word) for word in sample)
     if 2 * lost > len(sample):

@@ -1,12 +1,11 @@
 """The words of an LM as a tree of the acoustic model's pieces, in flat arrays that the search walks."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
+import kenlm
 import numpy as np
 
-from asr import lm
 from asr.tokenizer import Tokenizer
 
 ROOT = 0
@@ -22,9 +21,8 @@ class Lexicon(NamedTuple):
     best: np.ndarray  # (nodes,) greatest ``likelihoods`` of the words there and below
 
 
-def read_lexicon(lm_path: str | Path, tokenizer: Tokenizer) -> Lexicon:
-    """The tree of an LM's words, numbered as in ``lm.vocabulary``, with unigrams' log10 probabilities."""
-    model, words = lm.load(lm_path), lm.vocabulary(lm_path)
+def make_lexicon(model: kenlm.Model, words: list[str], tokenizer: Tokenizer) -> Lexicon:
+    """The tree of an LM's words, with their unigrams' log10 probabilities."""
     # A word with letters that the acoustic model never saw cannot be recognised.
     spellings = [() if tokenizer.unknown in found else found for found in tokenizer.encode_all(words)]
     return build_lexicon(spellings, [model.score(word, bos=False, eos=False) for word in words])

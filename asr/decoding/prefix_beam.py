@@ -86,7 +86,8 @@ def prefix_beam_search(
         ranked = sorted(after, key=lambda prefix: log_add(*after[prefix]) + lm_score(prefix[0]))
         found = {prefix: after[prefix] for prefix in ranked[-beam:]}
     complete = {words: log_add(*score) for (words, begun), score in found.items() if not begun}
-    if not complete:
-        return [], -math.inf
+    if not complete:  # the end lies inside a word
+        best = max(found, key=lambda prefix: log_add(*found[prefix]) + lm_score(prefix[0]))
+        return list(best[0]), log_add(*found[best]) + lm_score(best[0])
     best = max(complete, key=lambda words: complete[words] + lm_score(words, end=True))
     return list(best), float(complete[best] + lm_score(best, end=True))

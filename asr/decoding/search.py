@@ -41,7 +41,6 @@ class Histories(NamedTuple):
     parent: np.ndarray
     word: np.ndarray
     state: np.ndarray  # of the LM
-    last: np.ndarray  # last piece of the last word
     table: np.ndarray
 
 
@@ -87,7 +86,7 @@ def make_workspace(beam: int, classes: int) -> Workspace:
 
 def make_histories(n: int) -> Histories:
     """Room for n histories; number 0 is the empty one, in LM state 0."""
-    whole = (np.zeros(n, np.int64) for _ in range(4))
+    whole = (np.zeros(n, np.int64) for _ in range(3))
     histories = Histories(*whole, np.full(power_of_two(2 * n), EMPTY, np.int64))
     histories.parent[0] = histories.word[0] = EMPTY
     return histories
@@ -246,6 +245,8 @@ def _prune(beam, n, count, histories, lexicon, memory, weights, ahead, work) -> 
     for i in range(n):
         rank[i] = (out.blank[i] + out.piece[i]) * ahead[out.node[i]]
         best = max(best, rank[i])
+    if not best > 0.0:  # no frame of a working model
+        return 0, count
     capacity = 16
     while capacity < 2 * n:
         capacity *= 2
@@ -284,7 +285,7 @@ def _prune(beam, n, count, histories, lexicon, memory, weights, ahead, work) -> 
         if out.new_word[i] != EMPTY:
             at = find(memory, histories.state[history] * weights.words + out.new_word[i])
             _add_history(histories, weights.words, count, history, out.new_word[i])
-            histories.state[count], histories.last[count] = memory.state[at], out.last[i]
+            histories.state[count] = memory.state[at]
             history = count
             count += 1
         beam.node[size], beam.history[size], beam.last[size] = out.node[i], history, out.last[i]

@@ -107,6 +107,22 @@ def test_the_plain_search_sums_over_all_alignments():
         assert scores[tuple(words)] == pytest.approx(score)
 
 
+@pytest.mark.parametrize("beam", [1, 4, 100])
+def test_an_end_inside_a_word_loses_no_more_than_that_word(tokenizer, model, beam):
+    whole = posteriors(tokenizer, "THE DOG SAT ON THE CAT", sure=9.0)
+    decoder = BeamDecoder(model, tokenizer, beam)
+    for end in range(20, len(whole)):
+        words, score = decoder.decode_scored(whole[:end], 0.5, 0.0)
+        assert words and "THE DOG SAT ON THE CAT".startswith(words.rsplit(" ", 1)[0])
+        assert math.isfinite(score)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_posteriors_that_are_none_give_no_words(tokenizer, model, value):
+    nothing = np.full((9, tokenizer.pieces + 1), value, np.float32)
+    assert decoder_of(model, tokenizer).decode(nothing, 0.5, 0.0) == ""
+
+
 def test_more_lm_scores_than_the_memory_holds(tokenizer, model, monkeypatch):
     """It grows within an utterance, and is emptied between two."""
     items = [posteriors(tokenizer, text, sure=2.0, seed=7) for text in TEXT[:5]]

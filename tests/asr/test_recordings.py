@@ -80,3 +80,10 @@ def test_what_is_wrong_stands_in_its_place(folder):
 def test_lengths_and_errors_are_typed(folder):
     good, bad = find_recordings([Path("c.v2.wav"), Path("gone.wav")])
     assert good.seconds == 0.1 and isinstance(bad, UserError)
+
+
+def test_a_text_that_is_no_list_is_named(folder):
+    (folder / "transcript.txt").write_text("\ufeff" + "A WORD AND ANOTHER " * 30)
+    assert found("transcript.txt") == [
+        "transcript.txt: wants a path on each line, and has 'A WORD AND ANOTHER A WORD AND ANOTHER A  ...'"
+    ]

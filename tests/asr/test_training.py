@@ -89,6 +89,14 @@ def test_options_that_a_resumed_run_cannot_change_are_refused(run, option):
         run("--resume", "auto", f"--training.{option}", "9")
 
 
+def test_other_training_data_is_refused_and_the_runs_record_stays(run):
+    folder = run()
+    before = (folder / "config.yaml").read_text()
+    with pytest.raises(UserError, match=r"not the utterances that .*last\.ckpt was trained on"):
+        run("--resume", "auto", "--data.max_seconds", "2.0")
+    assert (folder / "config.yaml").read_text() == before
+
+
 def test_last_is_the_last_even_where_dev_gets_worse(run, monkeypatch):
     """best stays behind; last, which a resumed run starts from, does not."""
     rates = iter([50.0, 60.0, 70.0])
