@@ -23,8 +23,8 @@ from asr.audio import SUFFIXES, AudioError, check, load
 from asr.errors import UserError, run_program
 from asr.files import atomic_write
 from asr.manifest import Utterance, write_manifest
+from asr.pool import start_worker
 from data_prep.download import OPENSLR, extract, fetch, fetched, require_room, require_writable
-from data_prep.pool import start_worker
 
 # --download NAME -> its number at OpenSLR, and the bytes of each split's archive.
 CORPORA = {

@@ -21,8 +21,8 @@ from asr.files import atomic_path, atomic_write, locked
 from asr.frontend import SAMPLE_RATE
 from asr.manifest import Utterance, read_manifest, write_manifest
 from asr.packed import SAMPLE_BYTES, quantise
+from asr.pool import start_worker
 from data_prep.download import require_room, require_writable
-from data_prep.pool import start_worker
 
 HELP = "Copy the recordings of manifests into a few large files that training reads many times as fast."
 

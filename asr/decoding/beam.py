@@ -11,7 +11,6 @@ from pathlib import Path
 
 import kenlm
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from asr import lm
@@ -19,6 +18,7 @@ from asr.decoding import search
 from asr.decoding.lexicon import ROOT, Lexicon, make_lexicon
 from asr.errors import UserError
 from asr.heads.ctc import BLANK
+from asr.pool import start_worker
 from asr.tokenizer import Tokenizer
 
 BEAM = 100
@@ -149,12 +149,13 @@ class BeamPool:
         # "spawn": a fork would copy torch's threads in whatever state they are.
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(self._jobs, context, _start_worker, self._arguments)
-        # Ctrl-C is this process's business: its children are started, all of them, with the signal ignored.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ctrl-C is this process's business. Its children are started here, all of them, and inherit that the
+        # signal is held back; this process gets it afterwards.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._pool.submit(os.getpid)
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self
 
     def __exit__(self, *_) -> None:
@@ -190,7 +191,7 @@ _decoder: BeamDecoder | None = None
 
 def _start_worker(lm_path: str, tokenizer_model: bytes, beam: int, lexicon: Lexicon) -> None:
     global _decoder
-    torch.set_num_threads(1)
+    start_worker()
     _decoder = BeamDecoder(lm_path, Tokenizer(tokenizer_model), beam, lexicon)
 
 

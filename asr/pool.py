@@ -1,4 +1,4 @@
-"""What a process of a data preparation's pool does before its first task."""
+"""What a process of a pool does before its first task."""
 
 import multiprocessing
 import os
