@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from step import PIECES, PIECES_PER_SECOND, hardware, timed
+from step import PIECES, PIECES_PER_SECOND, fast_dtype, hardware, timed
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from asr.attention import ATTENTIONS
@@ -34,7 +34,7 @@ LEVERS = {
 
 def make_step(attention: str, size: str, batch: Batch, device: str, options: dict) -> Callable[[], None]:
     """A training step as train.py makes it."""
-    config = TrainingConfig(**{"average": 0.0, **options})
+    config, dtype = TrainingConfig(**{"average": 0.0, **options}), fast_dtype(device)
     torch.manual_seed(0)
     model = Model(ModelConfig(attention, encoder=EncoderConfig(size)), PIECES).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
@@ -43,7 +43,7 @@ def make_step(attention: str, size: str, batch: Batch, device: str, options: dic
 
     def step() -> None:
         for _ in range(config.accumulate):
-            with torch.autocast(device, torch.bfloat16):
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
                 loss, _ = training_loss(model, batch, config)
             (loss / config.accumulate).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -92,9 +92,8 @@ def main() -> None:
             taken = timed(step, device)
             if number > 0:  # the first one warms up
                 times[name].append(taken)
-    print(
-        f"{hardware()}, torch {torch.__version__}, {args.attention}, size {args.size}, bf16, {args.batch} s"
-    )
+    what = f"{fast_dtype(device)}, {args.attention}, size {args.size}, {args.batch} s"
+    print(f"{hardware()}, torch {torch.__version__}, {what}")
     print(f"{'lever':28}{'ms a step':>10}{'ratio':>8}")
     plain = statistics.median(times["none"])
     for name, taken in times.items():

@@ -166,6 +166,12 @@ def hardware() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
 
 
+def fast_dtype(device: str) -> torch.dtype:
+    """bf16 where the device has it, as in training."""
+    has_bf16 = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
     """Floating-point operations per second of a large product."""
     n = 8192 if device == "cuda" else 2048
@@ -283,8 +289,7 @@ def main() -> None:
             shapes.append((int(utterances), float(seconds)))
         except ValueError:
             raise UserError(f"--batches {shape}: must look like 32x15, utterances by seconds") from None
-    has_bf16 = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    dtype = torch.bfloat16 if has_bf16 and not args.fp32 else torch.float32
+    dtype = torch.float32 if args.fp32 else fast_dtype(device)
     rate = matrix_rate(device, dtype)
     print(f"{hardware()}, torch {torch.__version__}, {dtype}, {rate / 1e12:.2f} TFLOP/s, size {args.size}")
     titles = ("ms a step", "x real time", "h per s", "torchaudio/", "peak GiB", "matrix rate")
