@@ -48,6 +48,13 @@ def prefix_beam_search(
     for spelling in spellings:
         for place, piece in enumerate(spelling):
             pieces_after[spelling[:place]].add(piece)
+    # What a word in the making is ranked by, else the beam would fill with words that nobody has judged yet:
+    # the likeliest word that begins so. It is no part of its score.
+    ahead: dict[tuple[int, ...], float] = {(): 0.0}
+    for spelling, word in spellings.items():
+        likelihood = lm_weight * math.log(10) * model.score(word, bos=False, eos=False) + word_score
+        for place in range(1, len(spelling)):
+            ahead[spelling[:place]] = max(likelihood, ahead.get(spelling[:place], -math.inf))
     pieces_of = {word: spelling for spelling, word in spellings.items()}
     lm_scores: dict[tuple[str, ...], float] = {}
 
@@ -57,6 +64,10 @@ def prefix_beam_search(
             log10 = model.score(" ".join(words), bos=True, eos=end)
             lm_scores[key] = lm_weight * math.log(10) * log10 + word_score * len(words)
         return lm_scores[key]
+
+    def rank(prefix: Prefix) -> float:
+        words, begun = prefix
+        return log_add(*after[prefix]) + lm_score(words) + ahead[begun]
 
     def last_piece(prefix: Prefix) -> int:
         words, begun = prefix
@@ -83,8 +94,7 @@ def prefix_beam_search(
                 if longer in spellings:
                     other = after[(*words, spellings[longer]), ()]
                     other[1] = log_add(other[1], mass)
-        ranked = sorted(after, key=lambda prefix: log_add(*after[prefix]) + lm_score(prefix[0]))
-        found = {prefix: after[prefix] for prefix in ranked[-beam:]}
+        found = {prefix: after[prefix] for prefix in sorted(after, key=rank)[-beam:]}
     complete = {words: log_add(*score) for (words, begun), score in found.items() if not begun}
     if not complete:  # the end lies inside a word
         best = max(found, key=lambda prefix: log_add(*found[prefix]) + lm_score(prefix[0]))

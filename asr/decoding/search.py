@@ -17,9 +17,9 @@ from numba import njit
 from asr.decoding.lexicon import ROOT, Lexicon
 from asr.heads.ctc import BLANK
 
-PIECE_FLOOR = np.exp(-5.0)  # pieces less likely than this in a frame are not tried
-THRESHOLD = np.exp(-10.0)  # prefixes so much less likely than the best are dropped
-SURPRISE = np.exp(-3.0)  # a word after its history may be so much likelier than by itself
+PIECE_FLOOR = np.exp(-8.0)  # pieces less likely than this in a frame are not tried
+THRESHOLD = np.exp(-14.0)  # prefixes so much less likely than the best are dropped
+SURPRISE = np.exp(-4.0)  # a word after its history may be so much likelier than by itself
 EMPTY = -1
 _PRIME = np.int64(0x9E3779B97F4A7C1)  # spreads keys over a hash table
 
