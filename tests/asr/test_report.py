@@ -62,7 +62,7 @@ def write(folder, share, spoken=None, attention="mala", lms=("none", "3gram"), s
     for split in splits:
         for lm in lms:
             hypotheses = [spoil(text, share, rng) for text in texts]
-            rows.append(Row(split, lm, score(texts, hypotheses), 0.01, hypotheses))
+            rows.append(Row(split, lm, score(texts, hypotheses), 0.01, hypotheses, seconds=1.0))
     posteriors = {split: Posteriors(spoken, [], 1.0) for split in splits}
     base = {"checkpoint": "best.ckpt", "attention": attention, "parameters": 1_500_000, "command": "python x"}
     write_results(folder, rows, posteriors, {**base, **about})
