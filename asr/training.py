@@ -209,9 +209,9 @@ def train(config: Config) -> None:
         task.model.encoder.compile_blocks()
     checkpoint, content = (None, {}) if config.dry_run else _find_checkpoint(config, tokenizer)
     if config.init and not checkpoint:
-        content = read_trained(config.init)
-        check_tokenizer(config.init, unpack_recipe(content, config.init), tokenizer)
-        load_weights(task.model, content, config.init)
+        other = read_trained(config.init)
+        check_tokenizer(config.init, unpack_recipe(other, config.init), tokenizer)
+        load_weights(task.model, other, config.init)
 
     utterances, excluded = split_trainable(
         read_splits(config.data.folder, config.data.train),
@@ -246,11 +246,8 @@ def train(config: Config) -> None:
         if rank_zero_only.rank == 0:
             stack.enter_context(locked(config.out / "checkpoints", wait=False))
             _announce(config, task, trainer.strategy.root_device, durations, excluded)
-            without_path = sum(frames_lacking(tokenizer.encode(u.text), u.duration) > 0 for u in dev)
-            if without_path:
-                print(
-                    f"not in dev loss: {without_path} of {len(dev)} utterances, with more tokens than frames"
-                )
+            if lost := sum(frames_lacking(tokenizer.encode(u.text), u.duration) > 0 for u in dev):
+                print(f"not in dev loss: {lost} of {len(dev)} utterances, with more tokens than frames")
         try:
             trainer.fit(
                 task,

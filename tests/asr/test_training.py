@@ -208,6 +208,16 @@ class TestStartingFromAnotherRun:
             if "running" not in name:
                 assert torch.allclose(second["state_dict"][f"model.{name}"], value, atol=1e-6), name
 
+    def test_nothing_else_of_it_is_taken(self, run):
+        """Neither its data nor its place in them: the new run begins with its own first batch."""
+        path = str(run() / "checkpoints" / "last.ckpt")
+        data = ("--data.max_seconds", "2.5")
+        fresh = last(run(*data, out="fresh"))
+        begun = last(run(*data, "--init", path, out="begun"))
+        assert begun["global_step"] == 6
+        assert begun["audio_seconds"] == fresh["audio_seconds"]  # of the same batches
+        assert begun["data_digest"] == fresh["data_digest"] != read_checkpoint(path)["data_digest"]
+
     def test_another_tokeniser_is_refused(self, run, corpus, tmp_path):
         run()
         other = tmp_path / "other.model"
