@@ -10,8 +10,8 @@ same utterances of --dev by the same grid, and is then timed on --test, warmed u
   10 pieces a frame; torchaudio:all tries all pieces, its default; torchaudio:runs has each run of frames
   with the same likeliest piece averaged into one before, which mends its treatment of word-final repeats;
 - pyctcdecode, with its own pruning;
-- oracle: asr/decoding/prefix_beam.py with twice the beam, on the first --oracle utterances of --test, at the
-  weights that ours got: how often it has the same words as ours, and how far the scores are apart.
+- oracle: asr/decoding/prefix_beam.py with the same beam and with twice that, on --oracle utterances of
+  --test, at the weights that ours got: how often it has ours' words, and how far the scores are apart.
 
 They are no dependencies: `pip install flashlight-text==0.0.7 pyctcdecode "numpy<2"` in an environment of the
 benchmark's own.
@@ -122,18 +122,22 @@ def compare_with_oracle(args, tokenizer: Tokenizer, items: list[np.ndarray], wei
     """Print how ours and the plain search agree."""
     decoder, model = BeamDecoder(args.lm, tokenizer, args.beam), lm.load(args.lm)
     spellings = {tuple(tokenizer.encode(word)): word for word in lm.vocabulary(args.lm)}
-    same, lost = 0, []
-    for item in tqdm(items, desc="oracle", unit="utt", leave=False, disable=None):
-        words, found = decoder.decode_scored(item, *weights)
-        plain, best = prefix_beam_search(item, spellings, model, *weights, beam=2 * args.beam)
-        same += words == " ".join(plain)
-        lost.append(best - found)
-    print(f"oracle, beam {2 * args.beam}: the same words in {same} of {len(items)} utterances")
-    better = np.mean(np.less(lost, -1e-3))
+    found = [decoder.decode_scored(item, *weights) for item in items]
     print(
-        f"its score less ours, nats: median {np.median(lost):.4f}, 90 % below {np.quantile(lost, 0.9):.3f}, "
-        f"least {min(lost):.3f}, greatest {max(lost):.3f}; ours is better in {better:.0%}"
+        f"{'oracle':16} {'same words':>15} {'its score less ours: median':>28} {'90 %':>7} {'most':>7} nats"
     )
+    for beam in (args.beam, 2 * args.beam):
+        same, lost = 0, []
+        bar = tqdm(items, desc=f"oracle, beam {beam}", unit="utt", leave=False, disable=None)
+        for item, (words, scored) in zip(bar, found, strict=True):
+            plain, best = prefix_beam_search(item, spellings, model, *weights, beam)
+            same += words == " ".join(plain)
+            lost.append(best - scored)
+        print(
+            f"{f'beam {beam}':16} {f'{same} of {len(items)}':>15} {np.median(lost):28.4f} "
+            f"{np.quantile(lost, 0.9):7.3f} {max(lost):7.3f}",
+            flush=True,
+        )
 
 
 def main() -> None:

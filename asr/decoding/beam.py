@@ -40,10 +40,11 @@ class BeamDecoder:
         self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM, lexicon: Lexicon | None = None
     ) -> None:
         self._model = lm.load(lm_path)
-        self._words = lm.vocabulary(lm_path)
+        words = lm.vocabulary(lm_path)
         if lexicon is None:
-            check_vocabulary(lm_path, self._words, tokenizer)
-            lexicon = make_lexicon(self._model, self._words, tokenizer)
+            check_vocabulary(lm_path, words, tokenizer)
+            lexicon = make_lexicon(self._model, words, tokenizer)
+        self._words = [*words, "</s>"]  # by number
         self.lexicon = lexicon
         self._beam = search.make_prefixes(beam)
         self._work = search.make_workspace(beam, tokenizer.pieces + 1)
@@ -63,32 +64,38 @@ class BeamDecoder:
         """
         if self._remembered > MEMORY:
             self._forget()
-        weights = search.Weights(lm_weight * math.log(10), word_score, len(self._words) + 1)
-        ahead = np.exp(weights.lm * self.lexicon.best + word_score)
-        ahead[ROOT] = 1.0
+        weights = self._weights(lm_weight * math.log(10), word_score)
         probs = np.exp(log_probs.astype(np.float64))
         histories = search.make_histories(1 + len(self._beam.node) * (len(probs) + 1))
         beam, work = self._beam, self._work
         work.log_scale[0] = 0.0
-        beam.node[0], beam.history[0], beam.last[0] = ROOT, 0, BLANK
+        work.begun[:] = 0
+        beam.node[0], beam.history[0], beam.state[0], beam.last[0] = ROOT, 0, 0, BLANK
         beam.blank[0], beam.piece[0] = 1.0, 0.0
         frame, size, count = 0, 1, 1
         while True:
             frame, size, count, missing = search.advance(
-                probs, frame, beam, size, count, histories, self.lexicon, self._memory, weights, ahead, work
+                probs, frame, beam, size, count, histories, self.lexicon, self._memory, weights, work
             )
             if not missing:
                 break
             self._ask(np.unique(work.missing[:missing]))
-        return self._best(size, histories, weights, ahead)
+        return self._best(size, histories, weights)
 
-    def _best(
-        self, size: int, histories: search.Histories, weights: search.Weights, ahead: np.ndarray
-    ) -> tuple[str, float]:
+    def _weights(self, lm_weight: float, word_score: float) -> search.Weights:
+        """Weights of logarithms to base 10 and of words."""
+        alone, ahead = (
+            np.exp(lm_weight * likelihood + word_score)
+            for likelihood in (self.lexicon.alone, self.lexicon.best)
+        )
+        ahead[ROOT] = 1.0  # no word is in the making there
+        return search.Weights(lm_weight, word_score, len(self._words), alone, ahead)
+
+    def _best(self, size: int, histories: search.Histories, weights: search.Weights) -> tuple[str, float]:
         """The best prefix whose last word is finished; where there is none, the best, less that word."""
         beam, best, best_score = self._beam, 0, -math.inf
         finished = [i for i in range(size) if beam.node[i] == ROOT]
-        ends = [histories.state[beam.history[i]] * weights.words + len(self._words) for i in finished]
+        ends = [beam.state[i] * weights.words + weights.words - 1 for i in finished]
         self._ask(np.array([key for key in set(ends) if search.find(self._memory, key) < 0], np.int64))
         for i, end in zip(finished, ends, strict=True):
             end_score = self._memory.score[search.find(self._memory, end)]
@@ -96,7 +103,7 @@ class BeamDecoder:
             if score > best_score:
                 best, best_score = int(beam.history[i]), score
         if not finished and size:
-            rank = (beam.blank[:size] + beam.piece[:size]) * ahead[beam.node[:size]]
+            rank = (beam.blank[:size] + beam.piece[:size]) * weights.ahead[beam.node[:size]]
             best, best_score = int(beam.history[rank.argmax()]), math.log(rank.max())
         words = []
         while best:
@@ -105,15 +112,14 @@ class BeamDecoder:
         return " ".join(reversed(words)), float(best_score + self._work.log_scale[0])
 
     def _ask(self, keys: np.ndarray) -> None:
-        """Ask the LM for scores that are not in memory. A key is state * (words + 1) + word."""
-        scores, numbers = np.empty(len(keys)), np.empty(len(keys), np.int64)
-        for i, key in enumerate(keys.tolist()):
-            state, word = divmod(key, len(self._words) + 1)
-            spelled = self._words[word] if word < len(self._words) else "</s>"
+        """Ask the LM for scores that are not in memory. A key is state * words + word."""
+        scores, numbers = [], []
+        states, words = np.divmod(keys, len(self._words))
+        for state, word in zip(states.tolist(), words.tolist(), strict=True):
             after = kenlm.State()
-            scores[i] = self._model.BaseScore(self._states[state], spelled, after)
-            numbers[i] = number = self._numbers.setdefault(after, len(self._states))
-            if number == len(self._states):
+            scores.append(self._model.BaseScore(self._states[state], self._words[word], after))
+            numbers.append(self._numbers.setdefault(after, len(self._states)))
+            if len(self._numbers) > len(self._states):
                 self._states.append(after)
         self._remembered += len(keys)
         if 2 * self._remembered > len(self._memory.key):
@@ -121,7 +127,7 @@ class BeamDecoder:
             full, self._memory = self._memory, search.make_memory(room)
             taken = full.key != search.EMPTY
             search.remember(self._memory, full.key[taken], full.score[taken], full.state[taken])
-        search.remember(self._memory, keys, scores, numbers)
+        search.remember(self._memory, keys, np.array(scores, np.float64), np.array(numbers, np.int64))
 
     def _forget(self) -> None:
         start = kenlm.State()

@@ -18,7 +18,8 @@ class Lexicon(NamedTuple):
     piece: np.ndarray  # (edges,) ascending within a node
     child: np.ndarray  # (edges,)
     word: np.ndarray  # (nodes,) the word that ends there, or -1
-    best: np.ndarray  # (nodes,) greatest ``likelihoods`` of the words there and below
+    alone: np.ndarray  # (words,) likelihood of each word by itself
+    best: np.ndarray  # (nodes,) the greatest of the words there and below
 
 
 def make_lexicon(model: kenlm.Model, words: list[str], tokenizer: Tokenizer) -> Lexicon:
@@ -57,5 +58,6 @@ def build_lexicon(spellings: Sequence[Sequence[int]], likelihoods: Sequence[floa
         piece=np.array([piece for _, piece in order], dtype=np.int64),
         child=np.array([edges[edge] for edge in order], dtype=np.int64),
         word=np.array(word, dtype=np.int64),
+        alone=np.array(likelihoods, dtype=np.float64),
         best=np.array(best),
     )

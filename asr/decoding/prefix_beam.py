@@ -31,6 +31,7 @@ def prefix_beam_search(
     lm_weight: float,
     word_score: float,
     beam: int,
+    merge: bool = True,
 ) -> tuple[list[str], float]:
     """The best words and their score in nats.
 
@@ -43,6 +44,8 @@ def prefix_beam_search(
         model: LM.
         lm_weight, word_score: see above.
         beam: prefixes kept after each frame.
+        merge: of prefixes that end in the same pieces and whose words the LM can no longer tell apart, keep
+            the likeliest only, else the beam fills with what differs long ago.
     """
     pieces_after = defaultdict(set)  # beginning of a spelling -> pieces that go on from it
     for spelling in spellings:
@@ -53,25 +56,40 @@ def prefix_beam_search(
     ahead: dict[tuple[int, ...], float] = {(): 0.0}
     for spelling, word in spellings.items():
         likelihood = lm_weight * math.log(10) * model.score(word, bos=False, eos=False) + word_score
-        for place in range(1, len(spelling)):
+        for place in range(1, len(spelling) + 1):
             ahead[spelling[:place]] = max(likelihood, ahead.get(spelling[:place], -math.inf))
     pieces_of = {word: spelling for spelling, word in spellings.items()}
-    lm_scores: dict[tuple[str, ...], float] = {}
 
-    def lm_score(words: tuple[str, ...], end: bool = False) -> float:
-        key = (*words, "</s>") if end else words
-        if key not in lm_scores:
-            log10 = model.score(" ".join(words), bos=True, eos=end)
-            lm_scores[key] = lm_weight * math.log(10) * log10 + word_score * len(words)
-        return lm_scores[key]
+    start = kenlm.State()
+    model.BeginSentenceWrite(start)
+    lm_scores = {(): (0.0, start)}  # words -> score, state
+
+    def lm_score(words: tuple[str, ...]) -> tuple[float, kenlm.State]:
+        if words not in lm_scores:
+            score, state = lm_score(words[:-1])
+            after = kenlm.State()
+            log10 = model.BaseScore(state, words[-1], after)
+            lm_scores[words] = score + lm_weight * math.log(10) * log10 + word_score, after
+        return lm_scores[words]
+
+    def end_score(words: tuple[str, ...]) -> float:
+        score, state = lm_score(words)
+        return score + lm_weight * math.log(10) * model.BaseScore(state, "</s>", kenlm.State())
 
     def rank(prefix: Prefix) -> float:
         words, begun = prefix
-        return log_add(*after[prefix]) + lm_score(words) + ahead[begun]
+        return log_add(*after[prefix]) + lm_score(words)[0] + ahead[begun]
 
     def last_piece(prefix: Prefix) -> int:
         words, begun = prefix
         return begun[-1] if begun else (pieces_of[words[-1]][-1] if words else BLANK)
+
+    def without_copies(prefixes: list[Prefix]) -> list[Prefix]:
+        """Of those with the same future, the first."""
+        kept = {}
+        for words, begun in prefixes:
+            kept.setdefault((lm_score(words)[1], begun, last_piece((words, begun))), (words, begun))
+        return list(kept.values())
 
     # Log-probability of all alignments of a prefix that end in a blank, and of those that end in a piece.
     found: dict[Prefix, list[float]] = {((), ()): [0.0, -math.inf]}
@@ -94,10 +112,13 @@ def prefix_beam_search(
                 if longer in spellings:
                     other = after[(*words, spellings[longer]), ()]
                     other[1] = log_add(other[1], mass)
-        found = {prefix: after[prefix] for prefix in sorted(after, key=rank)[-beam:]}
+        best_first = sorted(after, key=rank, reverse=True)
+        if merge:
+            best_first = without_copies(best_first)
+        found = {prefix: after[prefix] for prefix in best_first[:beam]}
     complete = {words: log_add(*score) for (words, begun), score in found.items() if not begun}
     if not complete:  # the end lies inside a word
-        best = max(found, key=lambda prefix: log_add(*found[prefix]) + lm_score(prefix[0]))
-        return list(best[0]), log_add(*found[best]) + lm_score(best[0])
-    best = max(complete, key=lambda words: complete[words] + lm_score(words, end=True))
-    return list(best), float(complete[best] + lm_score(best, end=True))
+        best = max(found, key=rank)
+        return list(best[0]), rank(best)
+    best = max(complete, key=lambda words: complete[words] + end_score(words))
+    return list(best), float(complete[best] + end_score(best))

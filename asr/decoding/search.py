@@ -4,7 +4,7 @@ Differences from that plain one, which the benchmark measures and the tests boun
 
 - pieces and prefixes that are too unlikely are left out (``PIECE_FLOOR``, ``THRESHOLD``);
 - of prefixes that end in the same piece and whose words the LM can no longer tell apart, the likelier stays;
-- a word in the making is ranked, not scored, as if it became the likeliest word that begins so.
+- the LM is asked about the words only that, at their unigram's probability, are near enough to the beam.
 
 Everything is a product of probabilities, scaled after each frame so that the best prefix has 1.
 """
@@ -17,22 +17,32 @@ from numba import njit
 from asr.decoding.lexicon import ROOT, Lexicon
 from asr.heads.ctc import BLANK
 
-PIECE_FLOOR = np.exp(-8.0)  # pieces less likely than this in a frame are not tried
-THRESHOLD = np.exp(-14.0)  # prefixes so much less likely than the best are dropped
-SURPRISE = np.exp(-4.0)  # a word after its history may be so much likelier than by itself
+PIECE_FLOOR = np.exp(-12.0)  # pieces less likely than this in a frame are not tried
+THRESHOLD = np.exp(-12.0)  # prefixes so much less likely than the best are dropped
+SURPRISE = np.exp(-5.0)  # a word after its history may be so much likelier than by itself
 EMPTY = -1
 _PRIME = np.int64(0x9E3779B97F4A7C1)  # spreads keys over a hash table
 
 
 class Prefixes(NamedTuple):
-    """Words so far and a place in the lexicon, with the probability of their alignments."""
+    """Words so far and a place in the lexicon, with the probability of their alignments and words."""
 
     node: np.ndarray  # (n,) int64
     history: np.ndarray  # (n,) the words, by number in Histories
+    new_word: np.ndarray  # (n,) one more word, just finished, whose history has no number yet, or -1
+    state: np.ndarray  # (n,) the LM's, after the words
     last: np.ndarray  # (n,) last piece
     blank: np.ndarray  # (n,) float64, alignments that end in a blank
     piece: np.ndarray  # (n,) float64, those that end in the last piece
-    new_word: np.ndarray  # (n,) word just finished whose history has no number yet, or -1
+
+
+class Endings(NamedTuple):
+    """Words that prefixes would finish in this frame."""
+
+    prefix: np.ndarray  # (n,) place in the beam
+    word: np.ndarray  # (n,)
+    piece: np.ndarray  # (n,) the word's last
+    mass: np.ndarray  # (n,) float64, probability without the word's
 
 
 class Histories(NamedTuple):
@@ -40,7 +50,6 @@ class Histories(NamedTuple):
 
     parent: np.ndarray
     word: np.ndarray
-    state: np.ndarray  # of the LM
     table: np.ndarray
 
 
@@ -57,17 +66,21 @@ class Weights(NamedTuple):
 
     lm: float  # on its natural logarithm, times ln 10: on its decimal one
     word: float  # nats a word
-    words: int  # in the vocabulary
+    words: int  # in the vocabulary, with </s>, the last
+    alone: np.ndarray  # (words,) factor of a word by its unigram
+    ahead: np.ndarray  # (nodes,) that of the likeliest word there or below, to rank by
 
 
 class Workspace(NamedTuple):
     """Room for one frame's work."""
 
     candidates: Prefixes
+    endings: Endings
     rank: np.ndarray
     members: np.ndarray  # hash table (history, node) -> place in the beam
     states: np.ndarray  # hash table (LM state, node, last) -> candidate
     missing: np.ndarray  # (n,) keys of the LM scores that are wanted
+    begun: np.ndarray  # (2,) candidates and endings of a frame that waits for LM scores
     log_scale: np.ndarray  # (1,) logarithm of what the prefixes were divided by so far
 
 
@@ -76,20 +89,19 @@ def make_workspace(beam: int, classes: int) -> Workspace:
     most = beam * (1 + 2 * classes)  # each may stay, go on and finish a word with any piece
     return Workspace(
         candidates=make_prefixes(most),
+        endings=Endings(*(np.zeros(beam * classes, np.int64) for _ in range(3)), np.zeros(beam * classes)),
         rank=np.zeros(most),
         members=np.zeros(power_of_two(4 * beam), np.int64),
         states=np.zeros(power_of_two(2 * most), np.int64),
         missing=np.zeros(beam * classes, np.int64),
+        begun=np.zeros(2, np.int64),
         log_scale=np.zeros(1),
     )
 
 
 def make_histories(n: int) -> Histories:
-    """Room for n histories; number 0 is the empty one, in LM state 0."""
-    whole = (np.zeros(n, np.int64) for _ in range(3))
-    histories = Histories(*whole, np.full(power_of_two(2 * n), EMPTY, np.int64))
-    histories.parent[0] = histories.word[0] = EMPTY
-    return histories
+    """Room for n histories; number 0 is the empty one."""
+    return Histories(*(np.full(size, EMPTY, np.int64) for size in (n, n, power_of_two(2 * n))))
 
 
 def power_of_two(n: int) -> int:
@@ -99,9 +111,7 @@ def power_of_two(n: int) -> int:
 
 def make_prefixes(n: int) -> Prefixes:
     """Room for n prefixes."""
-    whole = (np.full(n, EMPTY, np.int64) for _ in range(4))
-    node, history, last, new_word = whole
-    return Prefixes(node, history, last, np.zeros(n), np.zeros(n), new_word)
+    return Prefixes(*(np.full(n, EMPTY, np.int64) for _ in range(5)), np.zeros(n), np.zeros(n))
 
 
 def make_memory(capacity: int) -> Memory:
@@ -165,85 +175,124 @@ def _find_member(members: np.ndarray, beam: Prefixes, nodes: int, history: int, 
 
 
 @njit(cache=True)
-def _extend(probs, beam, size, histories, lexicon, memory, weights, ahead, work) -> tuple[int, int]:
-    """All prefixes one frame on: number of candidates, and of LM scores that are missing for it."""
-    out, nodes = work.candidates, len(lexicon.word)
+def _extend(probs, beam, size, lexicon, weights, work) -> tuple[int, int]:
+    """All prefixes one frame on: number of candidates, and of words that they might finish."""
+    out, endings, nodes = work.candidates, work.endings, len(lexicon.word)
     work.members[:] = EMPTY
+    best = 0.0
     for i in range(size):
         slot = _slot(work.members, beam.history[i] * nodes + beam.node[i])
         while work.members[slot] != EMPTY:
             slot = (slot + 1) & (len(work.members) - 1)
         work.members[slot] = i
         # The prefix stays what it is: a blank, or its last piece going on.
-        out.node[i], out.history[i], out.last[i] = beam.node[i], beam.history[i], beam.last[i]
+        _copy(beam, i, out, i)
         out.new_word[i] = EMPTY
         out.blank[i] = (beam.blank[i] + beam.piece[i]) * probs[BLANK]
         out.piece[i] = beam.piece[i] * probs[beam.last[i]]
-    best = 0.0
-    for i in range(size):
-        best = max(best, (out.blank[i] + out.piece[i]) * ahead[out.node[i]])
-    # First the words in the making, then the finished ones, of which the LM is asked only about those
-    # that have a chance beside the others.
-    n, missing = size, 0
+        best = max(best, (out.blank[i] + out.piece[i]) * weights.ahead[out.node[i]])
+    n, finished = size, 0
     for i in range(size):
         history, either = beam.history[i], beam.blank[i] + beam.piece[i]
         for edge in range(lexicon.first[beam.node[i]], lexicon.first[beam.node[i] + 1]):
             piece, child = lexicon.piece[edge], lexicon.child[edge]
-            if probs[piece] < PIECE_FLOOR or lexicon.first[child] == lexicon.first[child + 1]:
+            if probs[piece] < PIECE_FLOOR:
                 continue
             # The same piece twice is a repetition in sound only with a blank in between.
             mass = probs[piece] * (beam.blank[i] if piece == beam.last[i] else either)
+            word = lexicon.word[child]
+            if word != EMPTY and mass * weights.alone[word] >= THRESHOLD * best:
+                endings.prefix[finished], endings.word[finished] = i, word
+                endings.piece[finished], endings.mass[finished] = piece, mass
+                finished += 1
+            if lexicon.first[child] == lexicon.first[child + 1]:
+                continue
             j = _find_member(work.members, beam, nodes, history, child)
             if j != EMPTY:
                 out.piece[j] += mass
-            elif mass * ahead[child] >= THRESHOLD * best:
-                out.node[n], out.history[n], out.last[n], out.new_word[n] = child, history, piece, EMPTY
+            elif mass * weights.ahead[child] >= THRESHOLD * best:
+                _copy(beam, i, out, n)
+                out.node[n], out.last[n], out.new_word[n] = child, piece, EMPTY
                 out.blank[n], out.piece[n] = 0.0, mass
-                best = max(best, mass * ahead[child])
+                best = max(best, mass * weights.ahead[child])
                 n += 1
-    hopeless = THRESHOLD * best
-    room = len(beam.node)
-    if n > room:
-        for i in range(n):
-            work.rank[i] = (out.blank[i] + out.piece[i]) * ahead[out.node[i]]
-        hopeless = max(hopeless, SURPRISE * np.partition(work.rank[:n], n - room)[n - room])
-    for i in range(size):
-        history, either = beam.history[i], beam.blank[i] + beam.piece[i]
-        for edge in range(lexicon.first[beam.node[i]], lexicon.first[beam.node[i] + 1]):
-            piece, child = lexicon.piece[edge], lexicon.child[edge]
-            word = lexicon.word[child]
-            if probs[piece] < PIECE_FLOOR or word == EMPTY:
-                continue
-            mass = probs[piece] * (beam.blank[i] if piece == beam.last[i] else either)
-            if mass * ahead[child] < hopeless:
-                continue
-            key = histories.state[history] * weights.words + word
-            at = find(memory, key)
-            if at == EMPTY:
-                work.missing[missing] = key
-                missing += 1
-                continue
-            mass *= np.exp(weights.lm * memory.score[at] + weights.word)
-            longer = _find_history(histories, weights.words, history, word)
-            j = EMPTY
-            if longer != EMPTY:
-                j = _find_member(work.members, beam, nodes, longer, ROOT)
-            if j != EMPTY:
-                out.piece[j] += mass
-                continue
-            out.node[n], out.last[n], out.blank[n], out.piece[n] = ROOT, piece, 0.0, mass
-            out.history[n], out.new_word[n] = (history, word) if longer == EMPTY else (longer, EMPTY)
-            n += 1
-    return n, missing
+    return n, _likely(n, finished, len(beam.node), best, weights, work)
 
 
 @njit(cache=True)
-def _prune(beam, n, count, histories, lexicon, memory, weights, ahead, work) -> tuple[int, int]:
+def _copy(beam, i, out, j) -> None:
+    """Words and place of a prefix."""
+    out.node[j], out.last[j] = beam.node[i], beam.last[i]
+    out.history[j], out.state[j] = beam.history[i], beam.state[i]
+
+
+@njit(cache=True)
+def _likely(n, finished, room, best, weights, work) -> int:
+    """Keep the endings that, at their words' unigrams, are near enough to the beam; how many there are."""
+    out, endings, rank = work.candidates, work.endings, work.rank
+    for i in range(n):
+        rank[i] = (out.blank[i] + out.piece[i]) * weights.ahead[out.node[i]]
+    for i in range(finished):
+        rank[n + i] = endings.mass[i] * weights.alone[endings.word[i]]
+    least = THRESHOLD * best
+    if n + finished > room:
+        least = max(least, SURPRISE * _at_place(rank[: n + finished], room))
+    kept = 0
+    for i in range(finished):
+        if rank[n + i] >= least:
+            endings.prefix[kept], endings.word[kept] = endings.prefix[i], endings.word[i]
+            endings.piece[kept], endings.mass[kept] = endings.piece[i], endings.mass[i]
+            kept += 1
+    return kept
+
+
+@njit(cache=True)
+def _at_place(rank, place) -> float:
+    """The value that is ``place``-th from the greatest."""
+    return np.partition(rank, len(rank) - place)[len(rank) - place]
+
+
+@njit(cache=True)
+def _find_missing(finished, beam, memory, weights, work) -> int:
+    """How many LM scores of the endings are not in memory; their keys go to ``work.missing``."""
+    endings, missing = work.endings, 0
+    for i in range(finished):
+        key = beam.state[endings.prefix[i]] * weights.words + endings.word[i]
+        if find(memory, key) == EMPTY:
+            work.missing[missing] = key
+            missing += 1
+    return missing
+
+
+@njit(cache=True)
+def _finish(n, finished, beam, histories, nodes, memory, weights, work) -> int:
+    """The endings become candidates; how many there are with them."""
+    out, endings = work.candidates, work.endings
+    for i in range(finished):
+        history, word = beam.history[endings.prefix[i]], endings.word[i]
+        at = find(memory, beam.state[endings.prefix[i]] * weights.words + word)
+        mass = endings.mass[i] * np.exp(weights.lm * memory.score[at] + weights.word)
+        longer = _find_history(histories, weights.words, history, word)
+        j = EMPTY
+        if longer != EMPTY:
+            j = _find_member(work.members, beam, nodes, longer, ROOT)
+        if j != EMPTY:
+            out.piece[j] += mass
+            continue
+        out.node[n], out.last[n], out.state[n] = ROOT, endings.piece[i], memory.state[at]
+        out.blank[n], out.piece[n] = 0.0, mass
+        out.history[n], out.new_word[n] = (history, word) if longer == EMPTY else (longer, EMPTY)
+        n += 1
+    return n
+
+
+@njit(cache=True)
+def _prune(beam, n, count, histories, nodes, weights, work) -> tuple[int, int]:
     """The best of n candidates become the beam: its size, and the number of histories."""
-    out, rank, nodes = work.candidates, work.rank, len(lexicon.word)
+    out, rank = work.candidates, work.rank
     best = 0.0
     for i in range(n):
-        rank[i] = (out.blank[i] + out.piece[i]) * ahead[out.node[i]]
+        rank[i] = (out.blank[i] + out.piece[i]) * weights.ahead[out.node[i]]
         best = max(best, rank[i])
     if not best > 0.0:  # no frame of a working model
         return 0, count
@@ -257,8 +306,7 @@ def _prune(beam, n, count, histories, lexicon, memory, weights, ahead, work) -> 
         if rank[i] < THRESHOLD * best:
             rank[i] = 0.0
             continue
-        state = _state(out, i, histories, memory, weights)
-        slot = _slot(states, (state * nodes + out.node[i]) * 1024 + out.last[i])
+        slot = _slot(states, (out.state[i] * nodes + out.node[i]) * 1024 + out.last[i])
         while True:
             j = states[slot]
             if j == EMPTY:
@@ -266,7 +314,7 @@ def _prune(beam, n, count, histories, lexicon, memory, weights, ahead, work) -> 
                 alive += 1
                 break
             same = out.node[j] == out.node[i] and out.last[j] == out.last[i]
-            if same and _state(out, j, histories, memory, weights) == state:
+            if same and out.state[j] == out.state[i]:
                 # The LM cannot tell them apart, now or later.
                 if rank[j] >= rank[i]:
                     rank[i] = 0.0
@@ -276,32 +324,20 @@ def _prune(beam, n, count, histories, lexicon, memory, weights, ahead, work) -> 
                 break
             slot = (slot + 1) & (capacity - 1)
     room = len(beam.node)
-    least = np.partition(rank[:n], n - room)[n - room] if alive > room else 0.0
+    least = _at_place(rank[:n], room) if alive > room else 0.0
     size = 0
     for i in range(n):
         if rank[i] <= 0.0 or rank[i] < least or size == room:
             continue
-        history = out.history[i]
+        _copy(out, i, beam, size)
         if out.new_word[i] != EMPTY:
-            at = find(memory, histories.state[history] * weights.words + out.new_word[i])
-            _add_history(histories, weights.words, count, history, out.new_word[i])
-            histories.state[count] = memory.state[at]
-            history = count
+            _add_history(histories, weights.words, count, out.history[i], out.new_word[i])
+            beam.history[size] = count
             count += 1
-        beam.node[size], beam.history[size], beam.last[size] = out.node[i], history, out.last[i]
         beam.blank[size], beam.piece[size] = out.blank[i] / best, out.piece[i] / best
         size += 1
     work.log_scale[0] += np.log(best)
     return size, count
-
-
-@njit(cache=True)
-def _state(out, i, histories, memory, weights) -> int:
-    """The LM's state after a candidate's words."""
-    state = histories.state[out.history[i]]
-    if out.new_word[i] == EMPTY:
-        return state
-    return memory.state[find(memory, state * weights.words + out.new_word[i])]
 
 
 @njit(cache=True)
@@ -315,7 +351,6 @@ def advance(
     lexicon: Lexicon,
     memory: Memory,
     weights: Weights,
-    ahead: np.ndarray,
     work: Workspace,
 ) -> tuple[int, int, int, int]:
     """Search on from a frame, to the end or to a frame that wants LM scores that are not in memory.
@@ -325,15 +360,21 @@ def advance(
         frame: the first one to take.
         beam, size: prefixes, the first ``size`` of which there are.
         count: number of histories.
-        ahead: (nodes,) factor by which prefixes are ranked as if their word were finished.
 
     Returns:
         frame reached (N at the end), size, count, and how many LM scores are missing (``work.missing``).
     """
+    nodes = len(lexicon.word)
     while frame < len(probs):
-        n, missing = _extend(probs[frame], beam, size, histories, lexicon, memory, weights, ahead, work)
+        n, finished = work.begun
+        if not n:
+            n, finished = _extend(probs[frame], beam, size, lexicon, weights, work)
+        missing = _find_missing(finished, beam, memory, weights, work)
         if missing:
+            work.begun[:] = n, finished
             return frame, size, count, missing
-        size, count = _prune(beam, n, count, histories, lexicon, memory, weights, ahead, work)
+        n = _finish(n, finished, beam, histories, nodes, memory, weights, work)
+        size, count = _prune(beam, n, count, histories, nodes, weights, work)
+        work.begun[:] = 0
         frame += 1
     return frame, size, count, 0

@@ -70,9 +70,9 @@ def test_the_search_finds_what_the_plain_one_finds(tokenizer, model, seed, sure,
     plain, plain_score = prefix_beam_search(
         log_probs, spellings_of(tokenizer, model), lm.load(model), 0.7, 0.5, beam=100
     )
-    # It prunes more: now and then it misses the best by a little, and never invents a better score.
-    assert score <= plain_score + 1e-3
-    assert words == " ".join(plain) or plain_score - score < 1.0
+    # It leaves out what is too unlikely, no more.
+    assert words == " ".join(plain)
+    assert score == pytest.approx(plain_score, abs=1e-2)
 
 
 def test_the_plain_search_sums_over_all_alignments():
@@ -92,11 +92,18 @@ def test_the_plain_search_sums_over_all_alignments():
             totals[pieces] += np.exp(log_probs[np.arange(5), list(path)].sum())
 
     class Flat:
+        def BeginSentenceWrite(self, state):
+            pass
+
+        def BaseScore(self, *_):
+            return 0.0
+
         def score(self, *_, **__):
             return 0.0
 
     for word_score in (0.0, 0.7, 2.0):
-        words, score = prefix_beam_search(log_probs, spellings, Flat(), 0.0, word_score, beam=1000)
+        found = prefix_beam_search(log_probs, spellings, Flat(), 0.0, word_score, beam=1000, merge=False)
+        words, score = found
         scores = {
             words: math.log(totals[pieces]) + word_score * len(words)
             for pieces, ways in sequences.items()
