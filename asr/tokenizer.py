@@ -61,8 +61,8 @@ class Tokenizer:
         return [[piece + 1 for piece in pieces] for pieces in self._processor.encode(texts)]
 
     def decode(self, classes: list[int]) -> str:
-        """Classes (no blanks) to text."""
-        return self._processor.decode([number - 1 for number in classes])
+        """Classes (no blanks) to text, with one space between words however often it is marked."""
+        return " ".join(self._processor.decode([number - 1 for number in classes]).split())
 
     def piece(self, number: int) -> str:
         """The piece of a class."""

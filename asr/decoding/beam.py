@@ -7,6 +7,7 @@ import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
 from pathlib import Path
 
 import kenlm
@@ -22,8 +23,11 @@ from asr.pool import start_worker
 from asr.tokenizer import Tokenizer
 
 BEAM = 100
-MEMORY = 2**19  # LM scores remembered from utterance to utterance; a few dozen bytes each
+MEMORY = 2**19  # LM scores remembered from utterance to utterance, a few hundred bytes each
 ROOM = 2**16  # for so many at first, a power of two
+
+
+Vocabulary = tuple[list[str], Lexicon]  # the LM's words, </s> the last, and their tree
 
 
 class BeamDecoder:
@@ -33,21 +37,26 @@ class BeamDecoder:
         lm_path: KenLM binary or ARPA file.
         tokenizer: the acoustic model's; it spells the LM's words.
         beam: hypotheses kept.
-        lexicon: ``make_lexicon``'s, where it has been made already.
+        vocabulary: another decoder's, for the same LM and tokeniser; saves the time to make it.
     """
 
     def __init__(
-        self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM, lexicon: Lexicon | None = None
+        self,
+        lm_path: str | Path,
+        tokenizer: Tokenizer,
+        beam: int = BEAM,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self._model = lm.load(lm_path)
-        words = lm.vocabulary(lm_path)
-        if lexicon is None:
+        if vocabulary is None:
+            words = lm.vocabulary(lm_path)
             check_vocabulary(lm_path, words, tokenizer)
-            lexicon = make_lexicon(self._model, words, tokenizer)
-        self._words = [*words, "</s>"]  # by number
-        self.lexicon = lexicon
+            vocabulary = [*words, "</s>"], make_lexicon(self._model, words, tokenizer)
+        self.vocabulary = self._words, self._lexicon = vocabulary
+        self._classes = tokenizer.pieces + 1
         self._beam = search.make_prefixes(beam)
-        self._work = search.make_workspace(beam, tokenizer.pieces + 1)
+        self._work = search.make_workspace(beam, self._classes)
+        self._weights = lru_cache(1)(self._make_weights)
         self._forget()
 
     def decode(self, log_probs: np.ndarray, lm_weight: float, word_score: float) -> str:
@@ -61,10 +70,15 @@ class BeamDecoder:
             log_probs: (N, classes) fp32, natural logarithms.
             lm_weight: factor on the LM's natural logarithm.
             word_score: added for every word, in nats.
+
+        Raises:
+            ValueError: another number of classes than the tokeniser has.
         """
+        if log_probs.shape[1] != self._classes:
+            raise ValueError(f"log_probs of {log_probs.shape[1]} classes; the tokeniser has {self._classes}")
         if self._remembered > MEMORY:
             self._forget()
-        weights = self._weights(lm_weight * math.log(10), word_score)
+        weights = self._weights(lm_weight, word_score)
         probs = np.exp(log_probs.astype(np.float64))
         histories = search.make_histories(1 + len(self._beam.node) * (len(probs) + 1))
         beam, work = self._beam, self._work
@@ -75,21 +89,23 @@ class BeamDecoder:
         frame, size, count = 0, 1, 1
         while True:
             frame, size, count, missing = search.advance(
-                probs, frame, beam, size, count, histories, self.lexicon, self._memory, weights, work
+                probs, frame, beam, size, count, histories, self._lexicon, self._memory, weights, work
             )
             if not missing:
                 break
             self._ask(np.unique(work.missing[:missing]))
         return self._best(size, histories, weights)
 
-    def _weights(self, lm_weight: float, word_score: float) -> search.Weights:
-        """Weights of logarithms to base 10 and of words."""
+    def _make_weights(self, lm_weight: float, word_score: float) -> search.Weights:
+        decimal = lm_weight * math.log(10)
         alone, ahead = (
-            np.exp(lm_weight * likelihood + word_score)
-            for likelihood in (self.lexicon.alone, self.lexicon.best)
+            np.exp(decimal * likelihood + word_score)
+            for likelihood in (self._lexicon.alone, self._lexicon.best)
         )
         ahead[ROOT] = 1.0  # no word is in the making there
-        return search.Weights(lm_weight, word_score, len(self._words), alone, ahead)
+        # (A negative weight makes likely words rarer than they are by themselves.)
+        surprise = search.SURPRISE ** abs(lm_weight)
+        return search.Weights(decimal, word_score, len(self._words), surprise, alone, ahead)
 
     def _best(self, size: int, histories: search.Histories, weights: search.Weights) -> tuple[str, float]:
         """The best prefix whose last word is finished; where there is none, the best, less that word."""
@@ -148,18 +164,19 @@ class BeamPool:
         # Made, and the search compiled, once, not in each process.
         decoder = BeamDecoder(lm_path, tokenizer, beam)
         decoder.decode(np.zeros((1, tokenizer.pieces + 1), np.float32), 0.0, 0.0)
-        self._arguments = (str(lm_path), tokenizer.model, beam, decoder.lexicon)
+        self._arguments = (str(lm_path), tokenizer.model, beam, decoder.vocabulary)
         self._jobs = jobs
 
     def __enter__(self) -> "BeamPool":
         # "spawn": a fork would copy torch's threads in whatever state they are.
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(self._jobs, context, _start_worker, self._arguments)
-        # Ctrl-C is this process's business. Its children are started here, all of them, and inherit that the
-        # signal is held back; this process gets it afterwards.
+        # Ctrl-C is this process's business. Its children are started here, one for each task, and inherit
+        # that the signal is held back; this process gets it afterwards.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            self._pool.submit(os.getpid)
+            for _ in range(self._jobs):
+                self._pool.submit(os.getpid)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self
@@ -195,10 +212,10 @@ def check_vocabulary(lm_path: str | Path, words: list[str], tokenizer: Tokenizer
 _decoder: BeamDecoder | None = None
 
 
-def _start_worker(lm_path: str, tokenizer_model: bytes, beam: int, lexicon: Lexicon) -> None:
+def _start_worker(lm_path: str, tokenizer_model: bytes, beam: int, vocabulary: Vocabulary) -> None:
     global _decoder
     start_worker()
-    _decoder = BeamDecoder(lm_path, Tokenizer(tokenizer_model), beam, lexicon)
+    _decoder = BeamDecoder(lm_path, Tokenizer(tokenizer_model), beam, vocabulary)
 
 
 def _decode_task(task: tuple[np.ndarray, float, float]) -> str:

@@ -67,9 +67,9 @@ def prefix_beam_search(
     def lm_score(words: tuple[str, ...]) -> tuple[float, kenlm.State]:
         if words not in lm_scores:
             score, state = lm_score(words[:-1])
-            after = kenlm.State()
-            log10 = model.BaseScore(state, words[-1], after)
-            lm_scores[words] = score + lm_weight * math.log(10) * log10 + word_score, after
+            longer = kenlm.State()
+            log10 = model.BaseScore(state, words[-1], longer)
+            lm_scores[words] = score + lm_weight * math.log(10) * log10 + word_score, longer
         return lm_scores[words]
 
     def end_score(words: tuple[str, ...]) -> float:

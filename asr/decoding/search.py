@@ -1,27 +1,36 @@
 """CTC prefix beam search over a lexicon, compiled by Numba. What it computes is prefix_beam.py's.
 
-Differences from that plain one, which the benchmark measures and the tests bound:
+What it leaves out, as the plain one does not (the tests and benchmarks/decoders.py hold the two together):
 
-- pieces and prefixes that are too unlikely are left out (``PIECE_FLOOR``, ``THRESHOLD``);
-- of prefixes that end in the same piece and whose words the LM can no longer tell apart, the likelier stays;
-- the LM is asked about the words only that, at their unigram's probability, are near enough to the beam.
+- pieces and prefixes that are too unlikely (``PIECE_FLOOR``, ``THRESHOLD``);
+- words that would have to be too much likelier after their history than by themselves (``SURPRISE``) to come
+  into the beam: the LM is not asked about them.
 
-Everything is a product of probabilities, scaled after each frame so that the best prefix has 1.
+Everything is a product of probabilities, scaled after each frame so that the best rank is 1.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numba
 import numpy as np
-from numba import njit
 
 from asr.decoding.lexicon import ROOT, Lexicon
 from asr.heads.ctc import BLANK
 
 PIECE_FLOOR = np.exp(-12.0)  # pieces less likely than this in a frame are not tried
-THRESHOLD = np.exp(-12.0)  # prefixes so much less likely than the best are dropped
-SURPRISE = np.exp(-5.0)  # a word after its history may be so much likelier than by itself
+THRESHOLD = np.exp(-14.0)  # prefixes of so much lower a rank than the best are dropped
+SURPRISE = 500.0  # a word after its history may be so many times likelier than by itself
 EMPTY = -1
-_PRIME = np.int64(0x9E3779B97F4A7C1)  # spreads keys over a hash table
+_SPREAD = np.int64(0x9E3779B97F4A7C1)  # spreads keys over a hash table
+
+
+def compiled(function: Callable) -> Callable:
+    """Machine code, kept on disk where there is a folder that may be written to."""
+    try:
+        return numba.njit(cache=True)(function)
+    except RuntimeError:
+        return numba.njit(function)
 
 
 class Prefixes(NamedTuple):
@@ -29,7 +38,7 @@ class Prefixes(NamedTuple):
 
     node: np.ndarray  # (n,) int64
     history: np.ndarray  # (n,) the words, by number in Histories
-    new_word: np.ndarray  # (n,) one more word, just finished, whose history has no number yet, or -1
+    new_word: np.ndarray  # (n,) of a candidate: one more word, whose history has no number yet, or -1
     state: np.ndarray  # (n,) the LM's, after the words
     last: np.ndarray  # (n,) last piece
     blank: np.ndarray  # (n,) float64, alignments that end in a blank
@@ -67,7 +76,8 @@ class Weights(NamedTuple):
     lm: float  # on its natural logarithm, times ln 10: on its decimal one
     word: float  # nats a word
     words: int  # in the vocabulary, with </s>, the last
-    alone: np.ndarray  # (words,) factor of a word by its unigram
+    surprise: float  # SURPRISE, so weighted
+    alone: np.ndarray  # (words - 1,) factor of a word by its unigram
     ahead: np.ndarray  # (nodes,) that of the likeliest word there or below, to rank by
 
 
@@ -119,12 +129,12 @@ def make_memory(capacity: int) -> Memory:
     return Memory(np.full(capacity, EMPTY, np.int64), np.zeros(capacity), np.zeros(capacity, np.int64))
 
 
-@njit(cache=True, inline="always")
+@compiled
 def _slot(table: np.ndarray, key: int) -> int:
-    return ((key * _PRIME) >> 20) & (len(table) - 1)
+    return ((key * _SPREAD) >> 20) & (len(table) - 1)
 
 
-@njit(cache=True)
+@compiled
 def find(memory: Memory, key: int) -> int:
     """Place of an LM score in the memory; EMPTY where it is not there."""
     slot = _slot(memory.key, key)
@@ -135,7 +145,7 @@ def find(memory: Memory, key: int) -> int:
     return slot
 
 
-@njit(cache=True)
+@compiled
 def remember(memory: Memory, keys: np.ndarray, scores: np.ndarray, states: np.ndarray) -> None:
     """Put LM scores that are not there yet into the memory."""
     for i in range(len(keys)):
@@ -145,7 +155,7 @@ def remember(memory: Memory, keys: np.ndarray, scores: np.ndarray, states: np.nd
         memory.key[slot], memory.score[slot], memory.state[slot] = keys[i], scores[i], states[i]
 
 
-@njit(cache=True)
+@compiled
 def _find_history(histories: Histories, words: int, parent: int, word: int) -> int:
     slot = _slot(histories.table, parent * words + word)
     while True:
@@ -155,7 +165,7 @@ def _find_history(histories: Histories, words: int, parent: int, word: int) -> i
         slot = (slot + 1) & (len(histories.table) - 1)
 
 
-@njit(cache=True)
+@compiled
 def _add_history(histories: Histories, words: int, number: int, parent: int, word: int) -> None:
     slot = _slot(histories.table, parent * words + word)
     while histories.table[slot] != EMPTY:
@@ -164,7 +174,7 @@ def _add_history(histories: Histories, words: int, number: int, parent: int, wor
     histories.parent[number], histories.word[number] = parent, word
 
 
-@njit(cache=True)
+@compiled
 def _find_member(members: np.ndarray, beam: Prefixes, nodes: int, history: int, node: int) -> int:
     slot = _slot(members, history * nodes + node)
     while True:
@@ -174,7 +184,7 @@ def _find_member(members: np.ndarray, beam: Prefixes, nodes: int, history: int, 
         slot = (slot + 1) & (len(members) - 1)
 
 
-@njit(cache=True)
+@compiled
 def _extend(probs, beam, size, lexicon, weights, work) -> tuple[int, int]:
     """All prefixes one frame on: number of candidates, and of words that they might finish."""
     out, endings, nodes = work.candidates, work.endings, len(lexicon.word)
@@ -219,14 +229,14 @@ def _extend(probs, beam, size, lexicon, weights, work) -> tuple[int, int]:
     return n, _likely(n, finished, len(beam.node), best, weights, work)
 
 
-@njit(cache=True)
+@compiled
 def _copy(beam, i, out, j) -> None:
     """Words and place of a prefix."""
     out.node[j], out.last[j] = beam.node[i], beam.last[i]
     out.history[j], out.state[j] = beam.history[i], beam.state[i]
 
 
-@njit(cache=True)
+@compiled
 def _likely(n, finished, room, best, weights, work) -> int:
     """Keep the endings that, at their words' unigrams, are near enough to the beam; how many there are."""
     out, endings, rank = work.candidates, work.endings, work.rank
@@ -236,7 +246,7 @@ def _likely(n, finished, room, best, weights, work) -> int:
         rank[n + i] = endings.mass[i] * weights.alone[endings.word[i]]
     least = THRESHOLD * best
     if n + finished > room:
-        least = max(least, SURPRISE * _at_place(rank[: n + finished], room))
+        least = max(least, _at_place(rank[: n + finished], room) / weights.surprise)
     kept = 0
     for i in range(finished):
         if rank[n + i] >= least:
@@ -246,13 +256,13 @@ def _likely(n, finished, room, best, weights, work) -> int:
     return kept
 
 
-@njit(cache=True)
+@compiled
 def _at_place(rank, place) -> float:
     """The value that is ``place``-th from the greatest."""
     return np.partition(rank, len(rank) - place)[len(rank) - place]
 
 
-@njit(cache=True)
+@compiled
 def _find_missing(finished, beam, memory, weights, work) -> int:
     """How many LM scores of the endings are not in memory; their keys go to ``work.missing``."""
     endings, missing = work.endings, 0
@@ -264,7 +274,7 @@ def _find_missing(finished, beam, memory, weights, work) -> int:
     return missing
 
 
-@njit(cache=True)
+@compiled
 def _finish(n, finished, beam, histories, nodes, memory, weights, work) -> int:
     """The endings become candidates; how many there are with them."""
     out, endings = work.candidates, work.endings
@@ -286,7 +296,7 @@ def _finish(n, finished, beam, histories, nodes, memory, weights, work) -> int:
     return n
 
 
-@njit(cache=True)
+@compiled
 def _prune(beam, n, count, histories, nodes, weights, work) -> tuple[int, int]:
     """The best of n candidates become the beam: its size, and the number of histories."""
     out, rank = work.candidates, work.rank
@@ -340,7 +350,7 @@ def _prune(beam, n, count, histories, nodes, weights, work) -> tuple[int, int]:
     return size, count
 
 
-@njit(cache=True)
+@compiled
 def advance(
     probs: np.ndarray,
     frame: int,

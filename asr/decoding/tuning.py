@@ -21,7 +21,7 @@ def check_dev(split: str) -> None:
 
 
 def tune(wer: Callable[[float, float], float]) -> tuple[float, float, Surface]:
-    """Try a grid of LM weights and word scores, then the neighbours of the best, twice as close.
+    """Try a grid of LM weights and word scores, then twice the neighbours of the best, closer each time.
 
     The two pull against each other (a heavier LM deletes words, a higher score brings them back), so
     searching one after the other gets stuck.
@@ -35,21 +35,26 @@ def tune(wer: Callable[[float, float], float]) -> tuple[float, float, Surface]:
     tried: Surface = {}
     points = [(weight, score) for weight in LM_WEIGHTS for score in WORD_SCORES]
     with tqdm(desc="tuning on dev", total=len(points) + 8, unit="point", leave=False, disable=None) as bar:
-        for weight_step, score_step in ((0.2, 0.5), (0.1, 0.25), (0.0, 0.0)):
+        for weight_step, score_step in ((0.0, 0.0), (0.2, 0.5), (0.1, 0.25)):
+            if tried:
+                weight, score = _best(tried)
+                points = [(round(weight + step, 3), score) for step in (-weight_step, weight_step)]
+                points += [(weight, score + step) for step in (-score_step, score_step)]
             for point in points:
                 if point not in tried and point[0] >= 0:
                     tried[point] = wer(*point)
                     bar.update()
-            weight, score = min(tried, key=lambda point: (tried[point], point))
-            points = [(round(weight + step, 3), score) for step in (-weight_step, weight_step)]
-            points += [(weight, score + step) for step in (-score_step, score_step)]
-    return weight, score, tried
+    return *_best(tried), tried
+
+
+def _best(tried: Surface) -> tuple[float, float]:
+    return min(tried, key=lambda point: (tried[point], point))
 
 
 def format_surface(tried: Surface) -> str:
     """The points tried as a table of WER: a line for each LM weight, a column for each word score."""
     weights, scores = (sorted({point[axis] for point in tried}) for axis in (0, 1))
-    best = min(tried, key=lambda point: (tried[point], point))
+    best = _best(tried)
     lines = ["LM weight \\ word score" + "".join(f"{score:9g}" for score in scores)]
     for weight in weights:
         cells = []
