@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 from asr.checkpoint import Recipe, check_tokenizer, load_model
-from asr.decoding.beam import BEAM, BeamPool
+from asr.decoding.beam import BEAM, MOST_BEAM, BeamPool
 from asr.decoding.evaluation import (
     Posteriors,
     compute_posteriors,
@@ -59,9 +59,15 @@ def main(argv: list[str] | None = None) -> int:
     if args.tokenizer:
         check_tokenizer(args.checkpoint, recipe, Tokenizer.load(args.tokenizer))
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    if args.audio:
-        return transcribe(args, model, recipe)
-    evaluate(args, model, recipe)
+    try:
+        if args.audio:
+            return transcribe(args, model, recipe)
+        evaluate(args, model, recipe)
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"--batch-seconds {args.batch_seconds:g}: too little GPU memory; lower it, or decode on the CPU "
+            "(CUDA_VISIBLE_DEVICES= before the command)"
+        ) from None
     return 0
 
 
@@ -196,12 +202,18 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError("give either --data with --splits, or --audio")
     if args.data and (args.timestamps or args.format != "txt"):
         raise UserError("--timestamps and --format want --audio")
+    if args.audio and (args.splits or args.tune_on):
+        raise UserError("--splits and --tune-on want --data")
     if args.data and not (args.splits and args.out):
         raise UserError("--data wants --splits and --out")
     if args.lm_weight is not None and not args.lm:
         raise UserError("--lm-weight wants --lm")
-    if args.out and args.out.exists() and not (args.out.is_dir() and os.access(args.out, os.W_OK)):
-        raise UserError(f"--out {args.out}: no folder that may be written to")
+    if args.lm and args.lm.stem == "none":
+        raise UserError(f"--lm {args.lm}: rename it; results without an LM are called 'none'")
+    if args.out:
+        there = next(path for path in (args.out, *args.out.absolute().parents) if path.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            raise UserError(f"--out {args.out}: no folder that may be written to")
     for option, most in (("lm_weight", 20.0), ("word_score", 50.0)):
         value = getattr(args, option)
         if value is not None and not -most <= value <= most:
@@ -212,8 +224,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError("--tune-on wants --lm")
     if (args.lm_weight is None) != (args.word_score is None):
         raise UserError("--lm-weight and --word-score go together")
-    if args.beam < 1 or args.jobs < 1 or args.batch_seconds <= 0:
-        raise UserError("--beam, --jobs and --batch-seconds must be positive")
+    if not 1 <= args.beam <= MOST_BEAM:
+        raise UserError(f"--beam {args.beam}: must lie between 1 and {MOST_BEAM}")
+    if args.jobs < 1 or not args.batch_seconds > 0:
+        raise UserError("--jobs and --batch-seconds must be positive")
     return args
 
 

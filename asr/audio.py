@@ -52,7 +52,7 @@ def load(path: str | Path, sample_rate: int = 16000) -> torch.Tensor:
 def stream(path: str | Path, sample_rate: int = 16000) -> Iterator[torch.Tensor]:
     """``load``, in blocks of some seconds: (samples,) each. What is wrong may show at the last block only.
 
-    Odd rates, whose ratio to ``sample_rate`` has no small numbers (44101 Hz), are met to one in a million.
+    Rates whose ratio to ``sample_rate`` has no small numbers (44101 Hz) are met to 5 in 10 000.
     """
     with _opened(path) as file:
         blocks = map(torch.from_numpy, _mono_blocks(file))
@@ -92,11 +92,13 @@ def check(path: str | Path) -> float:
 def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
     """Open a recording; turn what goes wrong, then or while it is read, into an AudioError."""
     path = Path(path)
-    if not path.exists():
-        raise AudioError(f"{path}: no such file", "missing")
-    if not path.is_file():  # opening a named pipe would wait for ever
-        raise AudioError(f"{path}: not a file")
+    if not _is_utf8(str(path)):
+        raise AudioError(f"{str(path)!a}: a name that is not UTF-8; rename it")
     try:
+        if not path.exists():
+            raise AudioError(f"{path}: no such file", "missing")
+        if not path.is_file():  # opening a named pipe would wait for ever
+            raise AudioError(f"{path}: not a file")
         with path.open("rb") as raw:
             _reject_cut_container(path, raw)
         file = soundfile.SoundFile(path)
@@ -114,6 +116,14 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
         except soundfile.LibsndfileError as error:
             message = f"{path}: truncated or damaged: {_reason(error)}"
             raise AudioError(message, "truncated") from None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:

@@ -1,7 +1,9 @@
 """What the command line names as recordings: files, folders, lists of paths."""
 
+import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os.path import normpath
 from pathlib import Path
 
 from asr import audio
@@ -33,15 +35,19 @@ def find_recordings(arguments: Sequence[Path]) -> Iterator[Recording | UserError
     come before the path. Paths in a list start at the list's folder; where nothing is there, at the current
     folder. A recording's output is called after it; below a folder, after its path from there.
     """
-    seen: set[Path] = set()
-    for entry in _entries(arguments):
-        try:
-            for path, name in _files(entry):
-                if path.absolute() not in seen:
-                    seen.add(path.absolute())
-                    yield _look_at(path, name)
-        except UserError as error:
-            yield error
+    seen: set[str] = set()
+    for argument in arguments:
+        for entry in _entries(argument):
+            try:
+                for path, name in _files(entry):
+                    place = normpath(path.absolute())
+                    if place not in seen:
+                        seen.add(place)
+                        yield _look_at(path, name)
+            except UserError as error:
+                yield error
+            except OSError as error:  # a folder above it may not be entered
+                yield UserError(f"{entry}: cannot be read: {error.strerror}")
 
 
 def _look_at(path: Path, name: Path) -> Recording | UserError:
@@ -51,19 +57,18 @@ def _look_at(path: Path, name: Path) -> Recording | UserError:
         return error
 
 
-def _entries(arguments: Sequence[Path]) -> Iterator[Path | UserError]:
-    for argument in arguments:
+def _entries(argument: Path) -> Iterator[Path | UserError]:
+    try:
         if argument.suffix.lower() not in LISTS or argument.is_dir():
             yield argument
-            continue
-        try:
-            lines = argument.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError:
-            yield UserError(f"{argument}: not a list of paths in UTF-8")
-        except OSError as error:
-            yield UserError(f"{argument}: cannot be read: {error.strerror}")
-        else:
-            yield from _listed(argument, [line.strip() for line in lines if line.strip()])
+            return
+        lines = argument.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        yield UserError(f"{argument}: not a list of paths in UTF-8")
+    except OSError as error:
+        yield UserError(f"{argument}: cannot be read: {error.strerror}")
+    else:
+        yield from _listed(argument, [line.strip() for line in lines if line.strip()])
 
 
 def _listed(path: Path, lines: list[str]) -> Iterator[Path | UserError]:
@@ -79,8 +84,11 @@ def _listed(path: Path, lines: list[str]) -> Iterator[Path | UserError]:
         beside = path.parent / line
         try:
             yield beside if beside.exists() else Path(line)
-        except OSError:  # a text, not a list
-            yield UserError(f"{path}: wants a path on each line, and has '{line[:40]} ...'")
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # a text, not a list
+                yield UserError(f"{path}: wants a path on each line, and has '{line[:40]} ...'")
+            else:
+                yield UserError(f"{beside}: cannot be read: {error.strerror}")
 
 
 def _files(entry: Path | UserError) -> Iterator[tuple[Path, Path]]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from os.path import normpath
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +184,7 @@ def _posteriors(
             if waveforms:
                 samples = torch.tensor([len(waveform) for waveform in waveforms.values()])
                 padded = pad_sequence(list(waveforms.values()), batch_first=True)
-                rows = log_probs_of(model, padded, samples, batch_seconds)
+                rows = log_probs_of(model, padded, samples)
                 for number, log_probs in zip(waveforms, rows, strict=True):
                     found[number] = log_probs
             bar.update(sum(lengths[number] for number in batch))
@@ -219,6 +220,7 @@ class Output:
             UserError: two recordings have one file, or it is one of the ``arguments``.
         """
         taken: dict[Path, Path] = {}
+        inputs = {normpath(argument.absolute()) for argument in arguments}
         for recording in recordings:
             target = self.folder / f"{recording.name}.{self.form}"
             if target in taken:
@@ -226,7 +228,7 @@ class Output:
                     f"--out {self.folder}: {taken[target]} and {recording.path} would both be written to "
                     f"{target}; transcribe them to two folders, or name the folder above them in --audio"
                 )
-            if target.absolute() in [argument.absolute() for argument in arguments]:
+            if normpath(target.absolute()) in inputs:
                 raise UserError(f"--out {self.folder}: would overwrite {target}; name another folder")
             taken[target] = recording.path
         return list(taken)

@@ -18,6 +18,7 @@ benchmark's own.
 """
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from asr import lm
 from asr.checkpoint import load_model
 from asr.decoding.beam import BeamDecoder
 from asr.decoding.evaluation import compute_posteriors, decode_greedy
+from asr.decoding.lexicon import spell, unigrams
 from asr.decoding.prefix_beam import prefix_beam_search
 from asr.errors import UserError, run_program
 from asr.heads.ctc import BLANK
@@ -40,6 +42,13 @@ from asr.tokenizer import Tokenizer
 
 Decode = Callable[[np.ndarray], str]
 WEIGHTS = [(weight, word) for weight in (0.3, 0.5, 0.8, 1.2) for word in (0.0, 1.0, 2.0)]
+
+
+def spelled_words(args, tokenizer: Tokenizer) -> dict[tuple[int, ...], str]:
+    """The LM's words by their pieces."""
+    words = lm.vocabulary(args.lm)
+    numbers = spell(words, unigrams(lm.load(args.lm), words), tokenizer)
+    return {spelling: words[number] for spelling, number in numbers.items()}
 
 
 def ours(args, tokenizer: Tokenizer) -> Callable[[float, float], Decode]:
@@ -53,12 +62,13 @@ def torchaudio_decoder(args, tokenizer: Tokenizer, runs=False, pieces=10) -> Cal
     from torchaudio.models.decoder import ctc_decoder
 
     names = ["<blank>", *(f"p{number}" for number in range(1, tokenizer.pieces + 1)), "<silence>"]
-    spellings = {word: tokenizer.encode(word) for word in lm.vocabulary(args.lm)}
-    lexicon = args.scratch / "lexicon.txt"
-    lines = (
-        f"{word} {' '.join(f'p{piece}' for piece in spelling)}\n" for word, spelling in spellings.items()
+    lexicon = args.scratch / f"lexicon.{os.getpid()}.txt"
+    lexicon.write_text(
+        "".join(
+            f"{word} {' '.join(f'p{piece}' for piece in spelling)}\n"
+            for spelling, word in spelled_words(args, tokenizer).items()
+        )
     )
-    lexicon.write_text("".join(lines))
 
     def at(weight: float, word: float) -> Decode:
         decoder = ctc_decoder(
@@ -121,7 +131,7 @@ DECODERS = {
 def compare_with_oracle(args, tokenizer: Tokenizer, items: list[np.ndarray], weights) -> None:
     """Print how ours and the plain search agree."""
     decoder, model = BeamDecoder(args.lm, tokenizer, args.beam), lm.load(args.lm)
-    spellings = {tuple(tokenizer.encode(word)): word for word in lm.vocabulary(args.lm)}
+    spellings = spelled_words(args, tokenizer)
     found = [decoder.decode_scored(item, *weights) for item in items]
     print(
         f"{'oracle':16} {'same words':>15} {'its score less ours: median':>28} {'90 %':>7} {'most':>7} nats"
@@ -200,7 +210,7 @@ def main() -> None:
             f"{test.audio_seconds / taken:12.0f}",
             flush=True,
         )
-    if "oracle" in args.decoders:
+    if "oracle" in args.decoders and args.oracle:
         step = max(1, len(test.log_probs) // args.oracle)
         compare_with_oracle(
             args, tokenizer, test.log_probs[::step][: args.oracle], tuned.get("ours", WEIGHTS[4])

@@ -64,7 +64,8 @@ def time_program(path: Path, reference: str, lm: Path | None, args: argparse.Nam
         program.returncode = os.waitstatus_to_exitcode(status)
         if program.returncode:
             errors.seek(0)
-            raise UserError(errors.read().decode().strip().splitlines()[-1])
+            lines = errors.read().decode().strip().splitlines()
+            raise UserError(lines[-1].removeprefix("error: ") if lines else f"status {program.returncode}")
     found = json.loads(shown)
     wer = score([reference], [found["text"]]).wer
     print(

@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from asr import lm
 from asr.decoding import search
-from asr.decoding.lexicon import ROOT, Lexicon, make_lexicon
+from asr.decoding.lexicon import ROOT, Lexicon, make_lexicon, spell, unigrams
 from asr.errors import UserError
 from asr.heads.ctc import BLANK
 from asr.pool import start_worker
 from asr.tokenizer import Tokenizer
 
 BEAM = 100
+MOST_BEAM = 10_000  # takes a gigabyte in each process
 MEMORY = 2**19  # LM scores remembered from utterance to utterance, a few hundred bytes each
 ROOM = 2**16  # for so many at first, a power of two
 
@@ -51,7 +52,9 @@ class BeamDecoder:
         if vocabulary is None:
             words = lm.vocabulary(lm_path)
             check_vocabulary(lm_path, words, tokenizer)
-            vocabulary = [*words, "</s>"], make_lexicon(self._model, words, tokenizer)
+            likelihoods = unigrams(self._model, words)
+            lexicon = make_lexicon(spell(words, likelihoods, tokenizer), likelihoods)
+            vocabulary = [*words, "</s>"], lexicon
         self.vocabulary = self._words, self._lexicon = vocabulary
         self._classes = tokenizer.pieces + 1
         self._beam = search.make_prefixes(beam)

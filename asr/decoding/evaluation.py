@@ -15,7 +15,6 @@ from tqdm import tqdm
 from asr.data import FixedBatches, SpeechDataset, collate, make_batches
 from asr.decoding.beam import BeamPool
 from asr.decoding.greedy import greedy
-from asr.errors import UserError
 from asr.files import atomic_write
 from asr.long import long_log_probs
 from asr.manifest import Utterance
@@ -85,7 +84,7 @@ def compute_posteriors(
                 found[indices[0]] = _in_chunks(model, batch.waveforms[0], batch.ids[0])
                 bar.update()
                 continue
-            rows = log_probs_of(model, batch.waveforms, batch.lengths, batch_seconds)
+            rows = log_probs_of(model, batch.waveforms, batch.lengths)
             for index, row in zip(indices, rows, strict=True):
                 found[index] = row
             bar.update(len(indices))
@@ -93,18 +92,10 @@ def compute_posteriors(
 
 
 @torch.inference_mode()
-def log_probs_of(model: Model, waveforms: Tensor, lengths: Tensor, batch_seconds: float) -> list[np.ndarray]:
-    """Log-probabilities (N, classes) fp32 of each utterance of a batch, on the CPU.
-
-    Args:
-        waveforms, lengths: (B, S) and (B,) in samples.
-        batch_seconds: the option to name in the UserError where GPU memory does not suffice.
-    """
+def log_probs_of(model: Model, waveforms: Tensor, lengths: Tensor) -> list[np.ndarray]:
+    """Log-probabilities (N, classes) fp32 of each utterance, on the CPU, of a batch (B, S), lengths (B,)."""
     device = next(model.parameters()).device
-    try:
-        log_probs, frames = model(waveforms.to(device), lengths.to(device))
-    except torch.OutOfMemoryError:
-        raise UserError(f"--batch-seconds {batch_seconds:g}: too little GPU memory; lower it") from None
+    log_probs, frames = model(waveforms.to(device), lengths.to(device))
     # A view would keep the whole batch.
     return [row[:length].copy() for row, length in zip(log_probs.cpu().numpy(), frames.tolist(), strict=True)]
 
@@ -139,7 +130,7 @@ def _row(split: str, lm: str, posteriors: Posteriors, hypotheses: list[str], sec
 
 def format_table(rows: Sequence[Row]) -> str:
     """The table as text."""
-    width = max(len(row.split) for row in rows)
+    width = max(len("split"), *(len(row.split) for row in rows))
     lm_width = max(len(row.lm) for row in rows)
     head = f"{'split':{width}}  {'LM':{lm_width}}    WER   95 % interval    CER    sub    ins    del  words"
     lines = [head, "-" * len(head)]
@@ -159,6 +150,8 @@ def write_results(out: Path, rows: Sequence[Row], posteriors: dict[str, Posterio
     For a split and an LM: ``SPLIT.LM.jsonl`` (asr/report/results.py), ``errs-SPLIT-LM.txt`` with every error
     marked (asr/report/errs.py), and reference and hypotheses in sclite's trn format.
     """
+    # Were this stopped half-way, an old wer.json would stand beside new hypotheses.
+    (out / "wer.json").unlink(missing_ok=True)
     for row in rows:
         decoded = [
             Decoded(item.id, item.text, hypothesis, item.speaker, item.duration)

@@ -1,6 +1,6 @@
 """The words of an LM as a tree of the acoustic model's pieces, in flat arrays that the search walks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import kenlm
@@ -22,35 +22,38 @@ class Lexicon(NamedTuple):
     best: np.ndarray  # (nodes,) the greatest of the words there and below
 
 
-def make_lexicon(model: kenlm.Model, words: list[str], tokenizer: Tokenizer) -> Lexicon:
-    """The tree of an LM's words, with their unigrams' log10 probabilities."""
-    # A word with letters that the acoustic model never saw cannot be recognised.
-    spellings = [() if tokenizer.unknown in found else found for found in tokenizer.encode_all(words)]
-    return build_lexicon(spellings, [model.score(word, bos=False, eos=False) for word in words])
+def spell(words: list[str], likelihoods: Sequence[float], tokenizer: Tokenizer) -> dict[tuple[int, ...], int]:
+    """The words' numbers by their pieces. Of words with one spelling, the likeliest stands.
 
-
-def build_lexicon(spellings: Sequence[Sequence[int]], likelihoods: Sequence[float]) -> Lexicon:
-    """Make the tree.
-
-    Args:
-        spellings: each word's pieces, in the order of the words' numbers; a word without pieces is left out.
-        likelihoods: of each word. Of two words with one spelling, the likelier is kept.
+    A word with letters that the acoustic model never saw cannot be recognised: it is left out.
     """
-    edges: dict[tuple[int, int], int] = {}
-    word, best = [-1], [-np.inf]
-    for number, (spelling, likelihood) in enumerate(zip(spellings, likelihoods, strict=True)):
-        if not spelling:
+    numbers: dict[tuple[int, ...], int] = {}
+    for number, spelling in enumerate(map(tuple, tokenizer.encode_all(words))):
+        if not spelling or tokenizer.unknown in spelling:
             continue
+        if spelling not in numbers or likelihoods[number] > likelihoods[numbers[spelling]]:
+            numbers[spelling] = number
+    return numbers
+
+
+def unigrams(model: kenlm.Model, words: list[str]) -> list[float]:
+    """The words' log10 probabilities by themselves."""
+    return [model.score(word, bos=False, eos=False) for word in words]
+
+
+def make_lexicon(spellings: Mapping[tuple[int, ...], int], likelihoods: Sequence[float]) -> Lexicon:
+    """The tree of ``spell``'s words, with the likelihood of each."""
+    edges: dict[tuple[int, int], int] = {}
+    word, best = [-1], [max((likelihoods[number] for number in spellings.values()), default=-np.inf)]
+    for spelling, number in spellings.items():
         node = ROOT
-        best[ROOT] = max(best[ROOT], likelihood)
         for piece in spelling:
             node = edges.setdefault((node, piece), len(word))
             if node == len(word):
                 word.append(-1)
                 best.append(-np.inf)
-            best[node] = max(best[node], likelihood)
-        if word[node] < 0 or likelihood > likelihoods[word[node]]:
-            word[node] = number
+            best[node] = max(best[node], likelihoods[number])
+        word[node] = number
     order = sorted(edges)
     parents = np.array([parent for parent, _ in order], dtype=np.int64)
     return Lexicon(

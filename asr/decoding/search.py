@@ -51,6 +51,8 @@ class Endings(NamedTuple):
     prefix: np.ndarray  # (n,) place in the beam
     word: np.ndarray  # (n,)
     piece: np.ndarray  # (n,) the word's last
+    history: np.ndarray  # (n,) the words with this one, or -1 where they have no number yet
+    member: np.ndarray  # (n,) place in the beam where these words are already, or -1
     mass: np.ndarray  # (n,) float64, probability without the word's
 
 
@@ -99,7 +101,7 @@ def make_workspace(beam: int, classes: int) -> Workspace:
     most = beam * (1 + 2 * classes)  # each may stay, go on and finish a word with any piece
     return Workspace(
         candidates=make_prefixes(most),
-        endings=Endings(*(np.zeros(beam * classes, np.int64) for _ in range(3)), np.zeros(beam * classes)),
+        endings=Endings(*(np.zeros(beam * classes, np.int64) for _ in range(5)), np.zeros(beam * classes)),
         rank=np.zeros(most),
         members=np.zeros(power_of_two(4 * beam), np.int64),
         states=np.zeros(power_of_two(2 * most), np.int64),
@@ -185,7 +187,7 @@ def _find_member(members: np.ndarray, beam: Prefixes, nodes: int, history: int, 
 
 
 @compiled
-def _extend(probs, beam, size, lexicon, weights, work) -> tuple[int, int]:
+def _extend(probs, beam, size, histories, lexicon, weights, work) -> tuple[int, int]:
     """All prefixes one frame on: number of candidates, and of words that they might finish."""
     out, endings, nodes = work.candidates, work.endings, len(lexicon.word)
     work.members[:] = EMPTY
@@ -211,10 +213,15 @@ def _extend(probs, beam, size, lexicon, weights, work) -> tuple[int, int]:
             # The same piece twice is a repetition in sound only with a blank in between.
             mass = probs[piece] * (beam.blank[i] if piece == beam.last[i] else either)
             word = lexicon.word[child]
-            if word != EMPTY and mass * weights.alone[word] >= THRESHOLD * best:
-                endings.prefix[finished], endings.word[finished] = i, word
-                endings.piece[finished], endings.mass[finished] = piece, mass
-                finished += 1
+            if word != EMPTY:
+                longer, j = _find_history(histories, weights.words, history, word), EMPTY
+                if longer != EMPTY:
+                    j = _find_member(work.members, beam, nodes, longer, ROOT)
+                if j != EMPTY or mass * weights.alone[word] >= THRESHOLD * best:
+                    endings.prefix[finished], endings.word[finished] = i, word
+                    endings.piece[finished], endings.mass[finished] = piece, mass
+                    endings.history[finished], endings.member[finished] = longer, j
+                    finished += 1
             if lexicon.first[child] == lexicon.first[child + 1]:
                 continue
             j = _find_member(work.members, beam, nodes, history, child)
@@ -238,7 +245,7 @@ def _copy(beam, i, out, j) -> None:
 
 @compiled
 def _likely(n, finished, room, best, weights, work) -> int:
-    """Keep the endings that, at their words' unigrams, are near enough to the beam; how many there are."""
+    """Keep the endings in the beam already, or near enough at their words' unigrams; how many there are."""
     out, endings, rank = work.candidates, work.endings, work.rank
     for i in range(n):
         rank[i] = (out.blank[i] + out.piece[i]) * weights.ahead[out.node[i]]
@@ -249,9 +256,10 @@ def _likely(n, finished, room, best, weights, work) -> int:
         least = max(least, _at_place(rank[: n + finished], room) / weights.surprise)
     kept = 0
     for i in range(finished):
-        if rank[n + i] >= least:
+        if endings.member[i] != EMPTY or rank[n + i] >= least:
             endings.prefix[kept], endings.word[kept] = endings.prefix[i], endings.word[i]
             endings.piece[kept], endings.mass[kept] = endings.piece[i], endings.mass[i]
+            endings.history[kept], endings.member[kept] = endings.history[i], endings.member[i]
             kept += 1
     return kept
 
@@ -275,23 +283,21 @@ def _find_missing(finished, beam, memory, weights, work) -> int:
 
 
 @compiled
-def _finish(n, finished, beam, histories, nodes, memory, weights, work) -> int:
+def _finish(n, finished, beam, memory, weights, work) -> int:
     """The endings become candidates; how many there are with them."""
     out, endings = work.candidates, work.endings
     for i in range(finished):
-        history, word = beam.history[endings.prefix[i]], endings.word[i]
-        at = find(memory, beam.state[endings.prefix[i]] * weights.words + word)
+        prefix, word = endings.prefix[i], endings.word[i]
+        at = find(memory, beam.state[prefix] * weights.words + word)
         mass = endings.mass[i] * np.exp(weights.lm * memory.score[at] + weights.word)
-        longer = _find_history(histories, weights.words, history, word)
-        j = EMPTY
-        if longer != EMPTY:
-            j = _find_member(work.members, beam, nodes, longer, ROOT)
-        if j != EMPTY:
-            out.piece[j] += mass
+        if endings.member[i] != EMPTY:
+            out.piece[endings.member[i]] += mass
             continue
         out.node[n], out.last[n], out.state[n] = ROOT, endings.piece[i], memory.state[at]
         out.blank[n], out.piece[n] = 0.0, mass
-        out.history[n], out.new_word[n] = (history, word) if longer == EMPTY else (longer, EMPTY)
+        out.history[n], out.new_word[n] = endings.history[i], EMPTY
+        if endings.history[i] == EMPTY:
+            out.history[n], out.new_word[n] = beam.history[prefix], word
         n += 1
     return n
 
@@ -378,12 +384,12 @@ def advance(
     while frame < len(probs):
         n, finished = work.begun
         if not n:
-            n, finished = _extend(probs[frame], beam, size, lexicon, weights, work)
+            n, finished = _extend(probs[frame], beam, size, histories, lexicon, weights, work)
         missing = _find_missing(finished, beam, memory, weights, work)
         if missing:
             work.begun[:] = n, finished
             return frame, size, count, missing
-        n = _finish(n, finished, beam, histories, nodes, memory, weights, work)
+        n = _finish(n, finished, beam, memory, weights, work)
         size, count = _prune(beam, n, count, histories, nodes, weights, work)
         work.begun[:] = 0
         frame += 1

@@ -1,5 +1,6 @@
 import itertools
 import math
+import multiprocessing
 from functools import cache
 
 import numpy as np
@@ -58,21 +59,36 @@ def test_the_lm_decides_where_the_sound_does_not(tokenizer, model):
 decoder_of = cache(BeamDecoder)
 
 
-def spellings_of(tokenizer, model) -> dict[tuple[int, ...], str]:
-    return {tuple(tokenizer.encode(word)): word for word in lm.vocabulary(model)}
-
-
-@given(seed=st.integers(0, 10_000), sure=st.floats(3.0, 6.0), text=st.sampled_from(sorted(set(TEXT))))
-@settings(max_examples=40, deadline=None)
-def test_the_search_finds_what_the_plain_one_finds(tokenizer, model, seed, sure, text):
+@given(
+    seed=st.integers(0, 10_000),
+    sure=st.floats(0.0, 6.0),
+    text=st.sampled_from(sorted(set(TEXT))),
+    weights=st.sampled_from([(0.3, 0.0), (0.7, 0.5), (1.4, 2.0)]),
+    beam=st.sampled_from([10, 100]),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_search_finds_what_the_plain_one_finds(tokenizer, model, seed, sure, text, weights, beam):
     log_probs = posteriors(tokenizer, text, sure=sure, seed=seed)
-    words, score = decoder_of(model, tokenizer).decode_scored(log_probs, 0.7, 0.5)
-    plain, plain_score = prefix_beam_search(
-        log_probs, spellings_of(tokenizer, model), lm.load(model), 0.7, 0.5, beam=100
-    )
-    # It leaves out what is too unlikely, no more.
+    words, score = decoder_of(model, tokenizer, beam).decode_scored(log_probs, *weights)
+    spellings = {tuple(tokenizer.encode(word)): word for word in lm.vocabulary(model)}
+    plain, plain_score = prefix_beam_search(log_probs, spellings, lm.load(model), *weights, beam)
+    # It leaves out what is too unlikely to matter, no more.
     assert words == " ".join(plain)
     assert score == pytest.approx(plain_score, abs=1e-2)
+
+
+def test_what_was_decoded_before_changes_nothing(tokenizer, model):
+    one, other = (posteriors(tokenizer, text, sure=2.0, seed=5) for text in TEXT[3:5])
+    decoder = BeamDecoder(model, tokenizer)
+    first = decoder.decode_scored(one, 0.7, 0.5)
+    for item in (other, np.full_like(one, np.nan), other[:0]):
+        decoder.decode_scored(item, 0.9, 1.0)
+    assert decoder.decode_scored(one, 0.7, 0.5) == first
+
+
+def test_another_models_posteriors_are_refused(tokenizer, model):
+    with pytest.raises(ValueError, match="the tokeniser has"):
+        decoder_of(model, tokenizer).decode(np.zeros((5, tokenizer.pieces), np.float32), 0.5, 0.0)
 
 
 def test_the_plain_search_sums_over_all_alignments():
@@ -150,6 +166,7 @@ def test_pool_gives_what_one_decoder_gives(tokenizer, model):
     items = [posteriors(tokenizer, text, seed=i) for i, text in enumerate(TEXT[:5])]
     decoder = BeamDecoder(model, tokenizer)
     with BeamPool(model, tokenizer, jobs=2) as pool:
+        assert len(multiprocessing.active_children()) == 2  # all of them started with Ctrl-C held back
         assert pool.decode(items, 0.5, 1.0) == [decoder.decode(item, 0.5, 1.0) for item in items]
 
 

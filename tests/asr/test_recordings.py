@@ -1,5 +1,6 @@
 """What --audio names: files, folders, lists."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,18 @@ def test_what_is_wrong_stands_in_its_place(folder):
 def test_lengths_and_errors_are_typed(folder):
     good, bad = find_recordings([Path("c.v2.wav"), Path("gone.wav")])
     assert good.seconds == 0.1 and isinstance(bad, UserError)
+
+
+def test_paths_that_no_system_takes_stop_nothing(folder):
+    (folder / os.fsdecode(b"caf\xe9.wav")).write_bytes((folder / "c.v2.wav").read_bytes())
+    long = "x" * 300
+    shown = found(f"{long}.wav", f"{long}.txt", os.fsdecode(b"caf\xe9.wav"), "c.v2.wav")
+    assert [message.partition(": ")[2] for message in shown[:2]] == ["cannot be read: File name too long"] * 2
+    assert shown[2:] == [r"'caf\udce9.wav': a name that is not UTF-8; rename it", "c.v2.wav"]
+
+
+def test_dots_in_paths_make_no_second_recording(folder):
+    assert found("c.v2.wav", "talks/../c.v2.wav") == ["c.v2.wav"]
 
 
 def test_a_text_that_is_no_list_is_named(folder):
