@@ -40,7 +40,6 @@ from asr.decoding.tuning import UNTUNED, Surface, check_dev, format_surface, tun
 from asr.errors import UserError, run_program
 from asr.manifest import read_manifest
 from asr.model import Model
-from asr.report.write import report_on
 from asr.scoring import score
 from asr.tokenizer import Tokenizer
 from asr.transcription import FORMATS, SEGMENTS, Decoder, GreedyDecoder, LMDecoder, Output, run
@@ -73,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     """Decode splits, print the table, write the results."""
+    from asr.report.write import report_on  # with matplotlib, a second that transcribing need not wait for
+
     manifests = {split: read_manifest(args.data / f"{split}.jsonl") for split in args.splits}
     dev_splits: list[str] = []
     if args.lm and args.lm_weight is None:

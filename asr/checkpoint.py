@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from asr.config import model_from_dict, model_to_dict
@@ -49,30 +47,22 @@ class Recipe:
     tokenizer: Tokenizer
 
 
-class AtomicCheckpointIO(CheckpointIO):
-    """Writes to a temporary file and renames it; reads tensors and plain values only.
+def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
+    """Write to a temporary file and rename it.
 
     The last checkpoint but one stays, as ``previous.ckpt``, for the case that a disk damages the last.
     """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        # By way of memory: on a full disk torch.save to a file fails with an error that does not say so.
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        path = Path(path)
-        with atomic_path(path) as temporary:
-            with temporary.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())  # the new one is safe before the one before the last is let go
-            if path.name == LAST and path.exists():
-                _keep(path, path.with_name(PREVIOUS))
-
-    def load_checkpoint(self, path, map_location=None, weights_only: bool | None = None) -> dict:
-        return read_checkpoint(path)
-
-    def remove_checkpoint(self, path) -> None:
-        Path(path).unlink(missing_ok=True)
+    # By way of memory: on a full disk torch.save to a file fails with an error that does not say so.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())  # the new one is safe before the one before the last is let go
+        if path.name == LAST and path.exists():
+            _keep(path, path.with_name(PREVIOUS))
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -114,7 +104,7 @@ def read_trained(path: str | Path) -> dict[str, Any]:
     return read_folder(path) if Path(path).is_dir() else read_checkpoint(path)
 
 
-def read_last(path: Path) -> tuple[Path | None, dict[str, Any]]:
+def read_last(path: Path, rank: int = 0) -> tuple[Path | None, dict[str, Any]]:
     """The checkpoint to go on from and its content: ``path``, or the one before where it is damaged.
 
     (None, {}) where there is none. A damaged one is renamed and kept, by the first of several ranks.
@@ -126,7 +116,7 @@ def read_last(path: Path) -> tuple[Path | None, dict[str, Any]]:
         except DamagedCheckpoint as error:
             if not previous.exists():
                 raise
-            if rank_zero_only.rank == 0:
+            if rank == 0:
                 aside = path.with_name(f"{path.name}.damaged")
                 path.replace(aside)
                 print(f"{error}; kept as {aside.name}, going on from {previous.name}, the one before")

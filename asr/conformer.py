@@ -111,6 +111,7 @@ class Encoder(nn.Module):
         One compilation serves all blocks, batch sizes and lengths. Weights keep their names.
         """
         for block in self.blocks:
+            block.attention.core = torch.compiler.disable(block.attention.core)
             block.compile(dynamic=True, backend=backend)
 
     def attention_core(self, device: torch.device) -> str:

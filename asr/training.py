@@ -22,7 +22,6 @@ from asr.averaging import Averaging
 from asr.checkpoint import (
     LAST,
     PREVIOUS,
-    AtomicCheckpointIO,
     check_same,
     check_tokenizer,
     load_weights,
@@ -32,6 +31,7 @@ from asr.checkpoint import (
     read_trained,
     unpack_recipe,
 )
+from asr.checkpoint_files import CheckpointFiles
 from asr.config import Config, TrainingConfig, dump_config
 from asr.data import (
     Batch,
@@ -341,7 +341,7 @@ def _make_trainer(config: Config) -> L.Trainer:
         log_every_n_steps=10,
         logger=TensorBoardLogger(config.out, name="", version="logs"),
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[CheckpointFiles()],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -383,7 +383,7 @@ def _find_checkpoint(config: Config, tokenizer: Tokenizer) -> tuple[str | None, 
             )
         return None, {}
     if config.resume == "auto":
-        path, content = read_last(last)
+        path, content = read_last(last, rank_zero_only.rank)
         if path is None:
             return None, {}
     else:

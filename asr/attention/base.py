@@ -1,7 +1,7 @@
 """What every mechanism shares: projections, heads, positions, precision, local extras."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -117,7 +117,7 @@ class SelfAttention(nn.Module, ABC):
         """
         frames = Frames.whole(valid)
         projected = self.project(x, frames)
-        y = uncompiled(self.core, projected.q, projected.k, projected.v, frames)
+        y = self.core(projected.q, projected.k, projected.v, frames)
         token = masked_mean(x[:, None], valid)[:, 0, 0] if self.wants_token else None
         return self.finish(projected, y, token, frames)
 
@@ -191,12 +191,6 @@ class SelfAttention(nn.Module, ABC):
 
     def _split(self, y: Tensor) -> Tensor:
         return y.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
-
-
-@torch.compiler.disable
-def uncompiled(core: Callable[..., Tensor], *inputs) -> Tensor:
-    """Call a core outside torch.compile's graphs: its fused kernels are made by hand."""
-    return core(*inputs)
 
 
 def merge_heads(y: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from asr import lm
 from asr.decoding import search
-from asr.decoding.lexicon import ROOT, Lexicon, make_lexicon, spell, unigrams
+from asr.decoding.lexicon import ROOT, make_lexicon, spell, unigrams
 from asr.errors import UserError
 from asr.heads.ctc import BLANK
 from asr.pool import start_worker
@@ -28,9 +28,6 @@ MEMORY = 2**19  # LM scores remembered from utterance to utterance, a few hundre
 ROOM = 2**16  # for so many at first, a power of two
 
 
-Vocabulary = tuple[list[str], Lexicon]  # the LM's words, </s> the last, and their tree
-
-
 class BeamDecoder:
     """Log-probabilities of one utterance to words.
 
@@ -38,24 +35,18 @@ class BeamDecoder:
         lm_path: KenLM binary or ARPA file.
         tokenizer: the acoustic model's; it spells the LM's words.
         beam: hypotheses kept.
-        vocabulary: another decoder's, for the same LM and tokeniser; saves the time to make it.
+
+    Raises:
+        UserError: the LM cannot be used, with this tokeniser or at all.
     """
 
-    def __init__(
-        self,
-        lm_path: str | Path,
-        tokenizer: Tokenizer,
-        beam: int = BEAM,
-        vocabulary: Vocabulary | None = None,
-    ) -> None:
+    def __init__(self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM) -> None:
         self._model = lm.load(lm_path)
-        if vocabulary is None:
-            words = lm.vocabulary(lm_path)
-            check_vocabulary(lm_path, words, tokenizer)
-            likelihoods = unigrams(self._model, words)
-            lexicon = make_lexicon(spell(words, likelihoods, tokenizer), likelihoods)
-            vocabulary = [*words, "</s>"], lexicon
-        self.vocabulary = self._words, self._lexicon = vocabulary
+        words = lm.vocabulary(lm_path)
+        check_vocabulary(lm_path, words, tokenizer)
+        likelihoods = unigrams(self._model, words)
+        self._lexicon = make_lexicon(spell(words, likelihoods, tokenizer), likelihoods)
+        self._words = [*words, "</s>"]  # by number
         self._classes = tokenizer.pieces + 1
         self._beam = search.make_prefixes(beam)
         self._work = search.make_workspace(beam, self._classes)
@@ -164,10 +155,12 @@ class BeamPool:
     """
 
     def __init__(self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM, jobs: int = 1) -> None:
-        # Made, and the search compiled, once, not in each process.
+        # Says what is wrong with the LM, and compiles the search once and not in each process.
         decoder = BeamDecoder(lm_path, tokenizer, beam)
         decoder.decode(np.zeros((1, tokenizer.pieces + 1), np.float32), 0.0, 0.0)
-        self._arguments = (str(lm_path), tokenizer.model, beam, decoder.vocabulary)
+        # Few bytes: a process that starts takes what does not fit into a pipe only when it has imported
+        # everything, and this one would wait for each in turn.
+        self._arguments = (str(lm_path), tokenizer.model, beam)
         self._jobs = jobs
 
     def __enter__(self) -> "BeamPool":
@@ -215,10 +208,10 @@ def check_vocabulary(lm_path: str | Path, words: list[str], tokenizer: Tokenizer
 _decoder: BeamDecoder | None = None
 
 
-def _start_worker(lm_path: str, tokenizer_model: bytes, beam: int, vocabulary: Vocabulary) -> None:
+def _start_worker(lm_path: str, tokenizer_model: bytes, beam: int) -> None:
     global _decoder
     start_worker()
-    _decoder = BeamDecoder(lm_path, Tokenizer(tokenizer_model), beam, vocabulary)
+    _decoder = BeamDecoder(lm_path, Tokenizer(tokenizer_model), beam)
 
 
 def _decode_task(task: tuple[np.ndarray, float, float]) -> str:

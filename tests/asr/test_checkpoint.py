@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from asr.checkpoint import (
-    AtomicCheckpointIO,
     check_same,
     load_model,
     pack_recipe,
     read_checkpoint,
     unpack_recipe,
+    write_checkpoint,
 )
 from asr.conformer import EncoderConfig
 from asr.errors import UserError
@@ -40,7 +40,7 @@ def checkpoint(tokenizer, tmp_path):
         "training": {},
     }
     path = tmp_path / "model.ckpt"
-    AtomicCheckpointIO().save_checkpoint(content, path)
+    write_checkpoint(content, path)
     return path
 
 
@@ -107,9 +107,9 @@ def test_another_attention_or_tokeniser_is_refused(checkpoint, tokenizer):
 
 SAVE = """
 import torch, sys
-from asr.checkpoint import AtomicCheckpointIO
+from asr.checkpoint import write_checkpoint
 from asr.errors import run_program
-run_program(lambda: AtomicCheckpointIO().save_checkpoint({"x": torch.zeros(1_000_000)}, sys.argv[1]))
+run_program(lambda: write_checkpoint({"x": torch.zeros(1_000_000)}, sys.argv[1]))
 """
 
 

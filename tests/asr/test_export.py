@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from asr.checkpoint import AtomicCheckpointIO, load_model, main, pack_recipe, read_checkpoint, read_trained
+from asr.checkpoint import load_model, main, pack_recipe, read_checkpoint, read_trained, write_checkpoint
 from asr.conformer import EncoderConfig
 from asr.errors import UserError
 from asr.model import Model, ModelConfig
@@ -33,7 +33,7 @@ def save(path, config=CONFIG, text="AB BA", average=True):
         "audio_seconds": 7200.0,
         "training": {},
     }
-    AtomicCheckpointIO().save_checkpoint(content | ({"average": averaged} if average else {}), path)
+    write_checkpoint(content | ({"average": averaged} if average else {}), path)
     return path
 
 

@@ -7,7 +7,7 @@ import torch
 
 from asr import figures
 from asr.attention import ATTENTIONS
-from asr.checkpoint import AtomicCheckpointIO, pack_recipe
+from asr.checkpoint import pack_recipe, write_checkpoint
 from asr.conformer import EncoderConfig
 from asr.errors import UserError
 from asr.frontend import FrontendConfig
@@ -30,7 +30,7 @@ def inputs(corpus, tmp_path_factory):
         weights = {f"model.{key}": value for key, value in Model(config, 64).state_dict().items()}
         content = {"recipe": pack_recipe(config, tokenizer), "state_dict": weights}
         paths.append(folder / f"{name}.ckpt")
-        AtomicCheckpointIO().save_checkpoint(content | {"global_step": 0, "training": {}}, paths[-1])
+        write_checkpoint(content | {"global_step": 0, "training": {}}, paths[-1])
     return paths, read_manifest(corpus / "test.jsonl")[0].audio
 
 

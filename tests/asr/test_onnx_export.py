@@ -13,7 +13,7 @@ from asr.attention import ATTENTIONS
 from asr.attention.inline import InlineOptions
 from asr.attention.mala import MalaOptions
 from asr.attention.softmax import SoftmaxOptions
-from asr.checkpoint import AtomicCheckpointIO, Recipe, load_model, pack_recipe
+from asr.checkpoint import Recipe, load_model, pack_recipe, write_checkpoint
 from asr.conformer import EncoderConfig
 from asr.errors import UserError
 from asr.frontend import FrontendConfig
@@ -83,7 +83,7 @@ def checkpoint(tmp_path_factory):
         "training": {},
     }
     path = tmp_path_factory.mktemp("run") / "best.ckpt"
-    AtomicCheckpointIO().save_checkpoint(content, path)
+    write_checkpoint(content, path)
     return path
 
 
