@@ -23,6 +23,7 @@ test: lint
 lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 format: environment
 	$(BIN)/ruff check --fix .
@@ -36,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv || { echo "error: on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv==0.13.8
 	@$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/python -m asr.kenlm_tools
+	@$(BIN)/python -m asr.lm.kenlm_tools
 	@touch $(READY)
 
 clean:

@@ -25,7 +25,9 @@ from pathlib import Path
 
 import torch
 
-from asr.checkpoint import Recipe, check_tokenizer, load_model
+from asr.checkpoints.checkpoint import Recipe, check_tokenizer, load_model
+from asr.data.manifest import read_manifest
+from asr.data.tokenizer import Tokenizer
 from asr.decoding.beam import BEAM, MOST_BEAM, BeamPool
 from asr.decoding.evaluation import (
     Posteriors,
@@ -36,13 +38,19 @@ from asr.decoding.evaluation import (
     pool_posteriors,
     write_results,
 )
+from asr.decoding.transcription import (
+    FORMATS,
+    SEGMENTS,
+    Decoder,
+    GreedyDecoder,
+    LMDecoder,
+    Output,
+    run,
+)
 from asr.decoding.tuning import UNTUNED, Surface, check_dev, format_surface, tune
 from asr.errors import UserError, run_program
-from asr.manifest import read_manifest
-from asr.model import Model
-from asr.scoring import score
-from asr.tokenizer import Tokenizer
-from asr.transcription import FORMATS, SEGMENTS, Decoder, GreedyDecoder, LMDecoder, Output, run
+from asr.model.recogniser import Model
+from asr.scoring.errors import score
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,7 +80,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     """Decode splits, print the table, write the results."""
-    from asr.report.write import report_on  # with matplotlib, a second that transcribing need not wait for
+    from asr.scoring.report.write import (
+        report_on,  # with matplotlib, a second that transcribing need not wait for
+    )
 
     manifests = {split: read_manifest(args.data / f"{split}.jsonl") for split in args.splits}
     dev_splits: list[str] = []
@@ -195,7 +205,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--beam", type=int, default=BEAM, help="hypotheses kept in beam search (%(default)s)")
     add("--out", type=Path, help="folder for wer.json and the hypotheses, or for transcripts")
     add("--attention", default="", help="refuse a checkpoint trained with another mechanism")
-    add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokeniser")
+    add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokenizer")
     add("--batch-seconds", type=float, default=120.0, help="audio in a batch (%(default)s)")
     add("--jobs", type=int, default=os.cpu_count(), help="processes for beam search (%(default)s)")
     args = parser.parse_args(argv)

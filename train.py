@@ -3,9 +3,9 @@
 Every option of --help can stand in the YAML file; the command line wins.
 """
 
-from asr.config import parse_config
 from asr.errors import run_program
-from asr.training import train
+from asr.training.config import parse_config
+from asr.training.run import train
 
 if __name__ == "__main__":
     run_program(lambda: train(parse_config()))

@@ -26,15 +26,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from asr import audio
 from asr.attention import Frames, SelfAttention
 from asr.attention.base import at_least_fp32
 from asr.attention.features import KERNELS
-from asr.checkpoint import load_model
+from asr.checkpoints.checkpoint import load_model
+from asr.data import audio
 from asr.errors import UserError, run_program
 from asr.files import atomic_path, atomic_write
-from asr.frontend import SAMPLE_RATE
-from asr.model import Model
+from asr.model.frames import SAMPLE_RATE
+from asr.model.recogniser import Model
 
 LARGEST = 50  # weights shown per query, largest first
 

@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from asr import audio
 from asr.attention import ATTENTIONS
-from asr.conformer import EncoderConfig
+from asr.data import audio
 from asr.errors import UserError, run_program
-from asr.frontend import FrontendConfig
-from asr.model import Model, ModelConfig
+from asr.model.config import ModelConfig
+from asr.model.conformer import EncoderConfig
+from asr.model.frontend import FrontendConfig
+from asr.model.recogniser import Model
 
 ROUNDS = 9
 

@@ -28,17 +28,17 @@ import torch
 from step import hardware
 from tqdm import tqdm
 
-from asr import lm
-from asr.checkpoint import load_model
+from asr.checkpoints.checkpoint import load_model
+from asr.data.manifest import read_manifest
+from asr.data.tokenizer import Tokenizer
 from asr.decoding.beam import BeamDecoder
 from asr.decoding.evaluation import compute_posteriors, decode_greedy
 from asr.decoding.lexicon import spell, unigrams
 from asr.decoding.prefix_beam import prefix_beam_search
 from asr.errors import UserError, run_program
-from asr.heads.ctc import BLANK
-from asr.manifest import read_manifest
-from asr.scoring import score
-from asr.tokenizer import Tokenizer
+from asr.lm import files as lm_files
+from asr.model.ctc import BLANK
+from asr.scoring.errors import score
 
 Decode = Callable[[np.ndarray], str]
 WEIGHTS = [(weight, word) for weight in (0.3, 0.5, 0.8, 1.2) for word in (0.0, 1.0, 2.0)]
@@ -46,8 +46,8 @@ WEIGHTS = [(weight, word) for weight in (0.3, 0.5, 0.8, 1.2) for word in (0.0, 1
 
 def spelled_words(args, tokenizer: Tokenizer) -> dict[tuple[int, ...], str]:
     """The LM's words by their pieces."""
-    words = lm.vocabulary(args.lm)
-    numbers = spell(words, unigrams(lm.load(args.lm), words), tokenizer)
+    words = lm_files.vocabulary(args.lm)
+    numbers = spell(words, unigrams(lm_files.load(args.lm), words), tokenizer)
     return {spelling: words[number] for spelling, number in numbers.items()}
 
 
@@ -107,7 +107,7 @@ def pyctcdecode_decoder(args, tokenizer: Tokenizer) -> Callable[[float, float], 
     from pyctcdecode import build_ctcdecoder
 
     labels = ["", *(tokenizer.piece(number) for number in range(1, tokenizer.pieces + 1))]
-    decoder = build_ctcdecoder(labels, str(args.lm), lm.vocabulary(args.lm))
+    decoder = build_ctcdecoder(labels, str(args.lm), lm_files.vocabulary(args.lm))
 
     def at(weight: float, word: float) -> Decode:
         def decode(log_probs: np.ndarray) -> str:
@@ -130,7 +130,7 @@ DECODERS = {
 
 def compare_with_oracle(args, tokenizer: Tokenizer, items: list[np.ndarray], weights) -> None:
     """Print how ours and the plain search agree."""
-    decoder, model = BeamDecoder(args.lm, tokenizer, args.beam), lm.load(args.lm)
+    decoder, model = BeamDecoder(args.lm, tokenizer, args.beam), lm_files.load(args.lm)
     spellings = spelled_words(args, tokenizer)
     found = [decoder.decode_scored(item, *weights) for item in items]
     print(

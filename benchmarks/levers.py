@@ -15,13 +15,14 @@ from step import PIECES, PIECES_PER_SECOND, fast_dtype, hardware, timed
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from asr.attention import ATTENTIONS
-from asr.config import TrainingConfig
-from asr.conformer import SIZES, EncoderConfig
-from asr.data import Batch
+from asr.data.batches import Batch
 from asr.errors import UserError, run_program
-from asr.frontend import SAMPLE_RATE
-from asr.model import Model, ModelConfig
-from asr.training import training_loss
+from asr.model.config import ModelConfig
+from asr.model.conformer import SIZES, EncoderConfig
+from asr.model.frames import SAMPLE_RATE
+from asr.model.recogniser import Model
+from asr.training.config import TrainingConfig
+from asr.training.task import training_loss
 
 LEVERS = {
     "none": {},

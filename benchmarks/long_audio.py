@@ -23,14 +23,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asr import audio
 from asr.attention import ATTENTIONS
-from asr.checkpoint import load_model
-from asr.conformer import SIZES, EncoderConfig
+from asr.checkpoints.checkpoint import load_model
+from asr.data import audio
 from asr.errors import UserError, run_program
-from asr.frontend import SAMPLE_RATE
-from asr.long import encode_long, long_features
-from asr.model import Model, ModelConfig
+from asr.model.config import ModelConfig
+from asr.model.conformer import SIZES, EncoderConfig
+from asr.model.frames import SAMPLE_RATE
+from asr.model.long import encode_long, long_features
+from asr.model.recogniser import Model
 
 
 def join_recordings(folder: Path | None, samples: int) -> torch.Tensor:

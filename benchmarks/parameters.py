@@ -6,9 +6,9 @@ python benchmarks/parameters.py [--size S]
 import argparse
 
 from asr.attention import ATTENTIONS
-from asr.conformer import SIZES, Encoder, EncoderConfig
 from asr.errors import run_program
-from asr.frontend import FrontendConfig
+from asr.model.conformer import SIZES, Encoder, EncoderConfig
+from asr.model.frontend import FrontendConfig
 
 
 def count(size: str, attention: str, **extras) -> int:

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchaudio.datasets import LIBRISPEECH, librispeech
 
-from asr.data import FixedBatches, SpeechDataset, make_batches, make_loader
+from asr.data.batches import FixedBatches, SpeechDataset, make_batches, make_loader
+from asr.data.manifest import Utterance, read_manifest
+from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.errors import UserError, run_program
-from asr.manifest import Utterance, read_manifest
-from asr.tokenizer import Tokenizer, train_tokenizer
 from data_prep.pack import pack
 
 

@@ -24,9 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asr.attention import ATTENTIONS
 from asr.attention.fused import set_mode
-from asr.conformer import SIZES, Encoder, EncoderConfig, Subsampling, resolve_size, valid_frames
 from asr.errors import UserError, run_program
-from asr.heads.ctc import CTCHead
+from asr.model.conformer import SIZES, Encoder, EncoderConfig, Subsampling, resolve_size
+from asr.model.ctc import CTCHead
+from asr.model.frames import valid_frames
 
 MELS, PIECES, PIECES_PER_SECOND = 80, 256, 4
 

@@ -25,17 +25,16 @@ import numpy as np
 import soundfile
 import torch
 
-from asr import audio
-from asr.checkpoint import load_model
+from asr.checkpoints.checkpoint import load_model
+from asr.data import audio
+from asr.data.manifest import Utterance, read_manifest
 from asr.decoding.beam import BeamDecoder
 from asr.decoding.pauses import LONGEST, cut_at_pauses
 from asr.decoding.tuning import UNTUNED
 from asr.errors import UserError, run_program
-from asr.frontend import SAMPLE_RATE
-from asr.long import long_log_probs
-from asr.manifest import Utterance, read_manifest
-from asr.model import FRAME_SECONDS
-from asr.scoring import score
+from asr.model.frames import FRAME_SECONDS, SAMPLE_RATE
+from asr.model.long import long_log_probs
+from asr.scoring.errors import score
 
 
 def join(utterances: list[Utterance], minutes: float, path: Path, rate: int, channels: int) -> str:

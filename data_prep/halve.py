@@ -10,8 +10,8 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
+from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.errors import UserError, run_program
-from asr.manifest import Utterance, read_manifest, write_manifest
 
 
 def halve(utterances: list[Utterance]) -> tuple[list[Utterance], list[Utterance]]:

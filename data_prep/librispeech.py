@@ -19,11 +19,11 @@ import torch
 from torchaudio.datasets.librispeech import _CHECKSUMS
 from tqdm import tqdm
 
-from asr.audio import SUFFIXES, AudioError, check, load
+from asr.data.audio import SUFFIXES, AudioError, check, load
+from asr.data.manifest import Utterance, write_manifest
 from asr.errors import UserError, run_program
 from asr.files import atomic_write
-from asr.manifest import Utterance, write_manifest
-from asr.pool import start_worker
+from asr.processes import start_worker
 from data_prep.download import OPENSLR, extract, fetch, fetched, require_room, require_writable
 
 # --download NAME -> its number at OpenSLR, and the bytes of each split's archive.

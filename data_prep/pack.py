@@ -15,13 +15,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from asr.data import read_samples
+from asr.data.batches import read_samples
+from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.data.packed import SAMPLE_BYTES, quantise
 from asr.errors import UserError, run_program
 from asr.files import atomic_path, atomic_write, locked
-from asr.frontend import SAMPLE_RATE
-from asr.manifest import Utterance, read_manifest, write_manifest
-from asr.packed import SAMPLE_BYTES, quantise
-from asr.pool import start_worker
+from asr.model.frames import SAMPLE_RATE
+from asr.processes import start_worker
 from data_prep.download import require_room, require_writable
 
 HELP = "Copy the recordings of manifests into a few large files that training reads many times as fast."

@@ -18,9 +18,9 @@ import soundfile
 import torch
 from tqdm import tqdm
 
+from asr.data.manifest import Utterance, write_manifest
 from asr.errors import UserError, run_program
 from asr.files import atomic_path, atomic_write
-from asr.manifest import Utterance, write_manifest
 from data_prep.espeak import SAMPLE_RATE, speaker, variants
 from data_prep.sentences import make_sentence
 

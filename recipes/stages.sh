@@ -90,7 +90,7 @@ parse_options() {
 
 # check_training OPTIONS...: what train.py would say to its options, said before the first stage.
 check_training() {
-  [ "$stop_stage" -lt 3 ] || python -m asr.config "$@" "${train_options[@]+"${train_options[@]}"}"
+  [ "$stop_stage" -lt 3 ] || python -m asr.training.config "$@" "${train_options[@]+"${train_options[@]}"}"
 }
 
 stage() {

@@ -1,12 +1,12 @@
-"""What several tests share: a miniature synthetic corpus with its tokeniser."""
+"""What several tests share: a miniature synthetic corpus with its tokenizer."""
 
 import subprocess
 import sys
 
 import pytest
 
-from asr.manifest import read_manifest
-from asr.tokenizer import train_tokenizer
+from asr.data.manifest import read_manifest
+from asr.data.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")

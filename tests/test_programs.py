@@ -13,11 +13,11 @@ import torch
 
 import decode
 from asr.attention import ATTENTIONS
-from asr.checkpoint import load_model
-from asr.config import parse_config
+from asr.checkpoints.checkpoint import load_model
+from asr.data.manifest import read_manifest, write_manifest
 from asr.errors import UserError
-from asr.manifest import read_manifest, write_manifest
-from asr.training import train
+from asr.training.config import parse_config
+from asr.training.run import train
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -41,10 +41,10 @@ def data(corpus, tmp_path_factory):
     test = read_manifest(folder / "test.jsonl")
     write_manifest(folder / "all.jsonl", [*read_manifest(folder / "dev.jsonl"), *test])
     write_manifest(folder / "silent.jsonl", [dataclasses.replace(item, text="") for item in test])
-    # As if the recipe had made them: its own corpus is larger, and its tokeniser has more pieces.
+    # As if the recipe had made them: its own corpus is larger, and its tokenizer has more pieces.
     commands = {
         "corpus": f"python -m data_prep.synthetic --out {folder}",
-        "tokenizer": f"python -m asr.tokenizer --manifest {folder}/train.jsonl --pieces 128 "
+        "tokenizer": f"python -m asr.data.tokenizer --manifest {folder}/train.jsonl --pieces 128 "
         f"--out {folder}/tokenizer.model",
     }
     for name, command in commands.items():
@@ -309,7 +309,7 @@ BAD_DECODING = {
     "no lm": (["--lm", "{data}/test.jsonl"], "test.jsonl: not a KenLM binary"),
     "missing split": (["--splits", "test-moon"], "test-moon.jsonl: no such manifest"),
     "other attention": (["--attention", "linear"], "was trained with mala"),
-    "other tokeniser": (["--tokenizer", "{tmp}/other.model"], "trained with another tokeniser"),
+    "other tokenizer": (["--tokenizer", "{tmp}/other.model"], "trained with another tokenizer"),
     "half of the weights": (["--lm", "{data}/3gram.bin", "--lm-weight", "1"], "--word-score go together"),
     "weights without lm": (["--lm-weight", "1", "--word-score", "1"], "--lm-weight wants --lm"),
     "captions of splits": (["--format", "srt"], "--timestamps and --format want --audio"),
@@ -323,7 +323,7 @@ BAD_DECODING = {
 
 @pytest.mark.parametrize("case", BAD_DECODING)
 def test_bad_input_to_decode_is_one_line_and_leaves_nothing(case, finished, data, tmp_path):
-    from asr.tokenizer import train_tokenizer
+    from asr.data.tokenizer import train_tokenizer
 
     arguments, message = BAD_DECODING[case]
     (tmp_path / "other.model").write_bytes(train_tokenizer(["OTHER WORDS THAN THESE"] * 3, 20, "char"))
@@ -371,7 +371,7 @@ BAD_TRAINING = {
     "missing data": (["--data.folder", "{tmp}/absent"], "--data.folder .*absent: no such folder"),
     "not json": (["--data.train", "[broken]"], r"broken\.jsonl:2: not a line of JSON"),
     "missing manifest": (["--data.train", "[moon]"], r"moon\.jsonl: no such manifest"),
-    "missing tokeniser": (["--data.tokenizer", "{tmp}/absent.model"], "no such tokeniser"),
+    "missing tokenizer": (["--data.tokenizer", "{tmp}/absent.model"], "no such tokenizer"),
     "missing checkpoint": (["--resume", "{tmp}/absent.ckpt"], "absent.ckpt: no such checkpoint"),
     "bad checkpoint": (["--resume", "{tmp}/broken.jsonl"], "broken.jsonl"),
     "heads": (["--encoder.heads", "5"], "--encoder.dim 96 is not a multiple of --encoder.heads 5"),
@@ -400,7 +400,7 @@ def test_bad_input_to_training_is_one_line_and_leaves_nothing(case, corpus, tmp_
 def test_an_exported_folder_stands_for_its_checkpoint(finished, data, tmp_path, capsys):
     last, results = finished[0] / "checkpoints" / "last.ckpt", finished[0] / "results"
     shared = tmp_path / "mine"
-    command = [sys.executable, "-m", "asr.checkpoint", "export", last, "--out", shared, "--results", results]
+    command = [sys.executable, "-m", "asr.checkpoints", "export", last, "--out", shared, "--results", results]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith(f"{shared}: mala") and done.stderr == ""
     card = (shared / "README.md").read_text()

@@ -57,7 +57,7 @@ class SelfAttention(nn.Module, ABC):
 
     A subclass gives the core in two steps, ``summarise`` (what outputs must know of all frames) and
     ``attend`` (outputs from queries and that summary). Summaries of chunks ``combine`` into the
-    summary of the whole, which is how a recording of any length is encoded (asr/long.py). ``weights``
+    summary of the whole, which is how a recording of any length is encoded (asr/model/long.py). ``weights``
     is the explicit N x N matrix, for tests and figures. A subclass lists the ``POSITIONS`` it can
     take, its default first, and its ``Options``.
 

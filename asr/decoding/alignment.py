@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torchaudio.functional import forced_align
 
-from asr.heads.ctc import BLANK
-from asr.model import FRAME_SECONDS
-from asr.tokenizer import Tokenizer
+from asr.data.tokenizer import Tokenizer
+from asr.model.ctc import BLANK
+from asr.model.frames import FRAME_SECONDS
 
 _SPACE = "\u2581"  # SentencePiece's mark of a word's beginning
 

@@ -14,13 +14,13 @@ import kenlm
 import numpy as np
 from tqdm import tqdm
 
-from asr import lm
+from asr.data.tokenizer import Tokenizer
 from asr.decoding import search
 from asr.decoding.lexicon import ROOT, make_lexicon, spell, unigrams
 from asr.errors import UserError
-from asr.heads.ctc import BLANK
-from asr.pool import start_worker
-from asr.tokenizer import Tokenizer
+from asr.lm import files as lm_files
+from asr.model.ctc import BLANK
+from asr.processes import start_worker
 
 BEAM = 100
 MOST_BEAM = 10_000  # takes a gigabyte in each process
@@ -37,12 +37,12 @@ class BeamDecoder:
         beam: hypotheses kept.
 
     Raises:
-        UserError: the LM cannot be used, with this tokeniser or at all.
+        UserError: the LM cannot be used, with this tokenizer or at all.
     """
 
     def __init__(self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM) -> None:
-        self._model = lm.load(lm_path)
-        words = lm.vocabulary(lm_path)
+        self._model = lm_files.load(lm_path)
+        words = lm_files.vocabulary(lm_path)
         check_vocabulary(lm_path, words, tokenizer)
         likelihoods = unigrams(self._model, words)
         self._lexicon = make_lexicon(spell(words, likelihoods, tokenizer), likelihoods)
@@ -66,10 +66,10 @@ class BeamDecoder:
             word_score: added for every word, in nats.
 
         Raises:
-            ValueError: another number of classes than the tokeniser has.
+            ValueError: another number of classes than the tokenizer has.
         """
         if log_probs.shape[1] != self._classes:
-            raise ValueError(f"log_probs of {log_probs.shape[1]} classes; the tokeniser has {self._classes}")
+            raise ValueError(f"log_probs of {log_probs.shape[1]} classes; the tokenizer has {self._classes}")
         if self._remembered > MEMORY:
             self._forget()
         weights = self._weights(lm_weight, word_score)
@@ -151,7 +151,7 @@ class BeamPool:
     """Beam search in worker processes; each builds its own decoder once. Use it in a with statement.
 
     Raises:
-        UserError: the LM cannot be used, with this tokeniser or at all.
+        UserError: the LM cannot be used, with this tokenizer or at all.
     """
 
     def __init__(self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM, jobs: int = 1) -> None:
@@ -195,12 +195,12 @@ class BeamPool:
 
 
 def check_vocabulary(lm_path: str | Path, words: list[str], tokenizer: Tokenizer) -> None:
-    """See that an LM's words and the tokeniser are of the same language and case; UserError otherwise."""
+    """See that an LM's words and the tokenizer are of the same language and case; UserError otherwise."""
     sample = words[:: max(1, len(words) // 1000)]
     lost = sum(tokenizer.unknown in tokenizer.encode(word) for word in sample)
     if 2 * lost > len(sample):
         raise UserError(
-            f"--lm {lm_path}: the tokeniser cannot spell {100 * lost / len(sample):.0f} % of its words "
+            f"--lm {lm_path}: the tokenizer cannot spell {100 * lost / len(sample):.0f} % of its words "
             f"(such as {sample[0]!r}); build the LM from text in the transcripts' case and alphabet"
         )
 

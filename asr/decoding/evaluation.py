@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from asr.data import FixedBatches, SpeechDataset, collate, make_batches
+from asr.data.batches import FixedBatches, SpeechDataset, collate, make_batches
+from asr.data.manifest import Utterance
+from asr.data.tokenizer import Tokenizer
 from asr.decoding.beam import BeamPool
 from asr.decoding.greedy import greedy
 from asr.files import atomic_write
-from asr.long import long_log_probs
-from asr.manifest import Utterance
-from asr.model import Model
-from asr.report.errs import format_errs
-from asr.report.results import Decoded, decoded_path, write_decoded
-from asr.scoring import Score, score, write_trn
-from asr.tokenizer import Tokenizer
+from asr.model.long import long_log_probs
+from asr.model.recogniser import Model
+from asr.scoring.errors import Score, score, write_trn
+from asr.scoring.report.errs import format_errs
+from asr.scoring.report.results import Decoded, decoded_path, write_decoded
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def compute_posteriors(
 ) -> Posteriors:
     """Run the acoustic model over utterances, batched by length; results in the given order.
 
-    An utterance longer than a batch goes through the model in chunks (asr/long.py), which gives the same.
+    An utterance longer than a batch goes through the model in chunks (asr/model/long.py): the same.
     """
     started = time.monotonic()
     batches = make_batches([utterance.duration for utterance in utterances], batch_seconds, rng=None)
@@ -145,10 +145,10 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def write_results(out: Path, rows: Sequence[Row], posteriors: dict[str, Posteriors], about: dict) -> None:
-    """Write wer.json, the table, and per row what asr.report reads and what a person or sclite does.
+    """Write wer.json, the table, and per row what asr.scoring.report reads and what a person or sclite does.
 
-    For a split and an LM: ``SPLIT.LM.jsonl`` (asr/report/results.py), ``errs-SPLIT-LM.txt`` with every error
-    marked (asr/report/errs.py), and reference and hypotheses in sclite's trn format.
+    For a split and an LM: ``SPLIT.LM.jsonl`` (report/results.py), ``errs-SPLIT-LM.txt`` with every error
+    marked (report/errs.py), and reference and hypotheses in sclite's trn format.
     """
     # Were this stopped half-way, an old wer.json would stand beside new hypotheses.
     (out / "wer.json").unlink(missing_ok=True)

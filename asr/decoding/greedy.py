@@ -4,7 +4,7 @@ from itertools import groupby
 
 from torch import Tensor
 
-from asr.heads.ctc import BLANK
+from asr.model.ctc import BLANK
 
 
 def greedy(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:

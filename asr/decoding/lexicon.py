@@ -6,7 +6,7 @@ from typing import NamedTuple
 import kenlm
 import numpy as np
 
-from asr.tokenizer import Tokenizer
+from asr.data.tokenizer import Tokenizer
 
 ROOT = 0
 

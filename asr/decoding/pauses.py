@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from asr.heads.ctc import BLANK
+from asr.model.ctc import BLANK
 
 # Frames of 40 ms. Nothing up to 40 s is cut, so that an utterance is decoded as it is when WER is measured.
 LONGEST = 1000

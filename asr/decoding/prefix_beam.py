@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import kenlm
 import numpy as np
 
-from asr.heads.ctc import BLANK
+from asr.model.ctc import BLANK
 
 # Words that are complete, and pieces of the one that is not.
 Prefix = tuple[tuple[str, ...], tuple[int, ...]]

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from asr.decoding.lexicon import ROOT, Lexicon
-from asr.heads.ctc import BLANK
+from asr.model.ctc import BLANK
 
 PIECE_FLOOR = np.exp(-12.0)  # pieces less likely than this in a frame are not tried
 THRESHOLD = np.exp(-14.0)  # prefixes of so much lower a rank than the best are dropped

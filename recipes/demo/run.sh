@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole path in minutes on two CPU cores: synthetic speech -> tokeniser -> n-gram LM -> training ->
+# The whole path in minutes on two CPU cores: synthetic speech -> tokenizer -> n-gram LM -> training ->
 # decoding -> table of word error rates. The speech is made by espeak-ng: it shows that everything works
 # and says nothing about recognising people.
 #
@@ -9,7 +9,7 @@
 # --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent.
 # --data DIR   where the corpus is made (default data/demo).
 #
-# Stages: 0 corpus, 1 tokeniser, 2 language model, 3 training, 4 decoding.
+# Stages: 0 corpus, 1 tokenizer, 2 language model, 3 training, 4 decoding.
 
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
@@ -20,8 +20,8 @@ training=(--config recipes/demo/conformer_xs.yaml --attention "$attention" --out
 check_training "${training[@]}"
 
 stage 0 "synthetic corpus" "$data/.corpus.done" python -m data_prep.synthetic --out "$data"
-stage 1 "tokeniser" "$data/.tokenizer.done" \
-  python -m asr.tokenizer --manifest "$data/train.jsonl" --pieces 128 --out "$data/tokenizer.model"
+stage 1 "tokenizer" "$data/.tokenizer.done" \
+  python -m asr.data.tokenizer --manifest "$data/train.jsonl" --pieces 128 --out "$data/tokenizer.model"
 stage 2 "language model" "$data/.lm.done" \
   python -m asr.lm --text "$data/lm.txt" --order 3 --out "$data/3gram.bin" --dev "$data/dev.jsonl"
 stage 3 "training" "$out/.training.done" \

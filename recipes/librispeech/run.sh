@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# LibriSpeech, 960 hours: corpus -> packing -> tokeniser -> 4-gram LM -> training -> table for dev-clean,
+# LibriSpeech, 960 hours: corpus -> packing -> tokenizer -> 4-gram LM -> training -> table for dev-clean,
 # dev-other, test-clean and test-other.
 #
 #   bash recipes/librispeech/run.sh [--attention NAME] [--size s|m|l] [--devices N]
@@ -12,12 +12,12 @@
 # --lm-text FILE    build the 4-gram from this text; without it OpenSLR 11's 4-gram is downloaded.
 # --devices N       GPUs. Each takes the configuration's seconds of audio a batch: with N of them, give
 #                   -- --training.accumulate, or --training.seconds, N times smaller for the same step.
-# --data DIR        where manifests, tokeniser and language models go (default data/librispeech), and in its
+# --data DIR        where manifests, tokenizer and language models go (default data/librispeech), and in its
 #                   folder packed the recordings as samples, which training and decoding read (113 GB).
 # --skip-bad        leave recordings out that cannot be read, and list them, rather than stop.
 # --dry-run         stop before training, and say from a few steps what it would take.
 #
-# Stages: 0 corpus, 1 packing, 2 tokeniser, 3 language model, 4 training, 5 decoding.
+# Stages: 0 corpus, 1 packing, 2 tokenizer, 3 language model, 4 training, 5 decoding.
 
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
@@ -37,8 +37,8 @@ corpus() {
     --splits "${splits[@]}"
 }
 
-tokeniser() {
-  python -m asr.tokenizer --pieces 256 --out "$data/tokenizer.model" \
+tokenizer() {
+  python -m asr.data.tokenizer --pieces 256 --out "$data/tokenizer.model" \
     --manifest "$data/train-clean-100.jsonl" "$data/train-clean-360.jsonl" "$data/train-other-500.jsonl"
 }
 
@@ -60,7 +60,7 @@ if ! [ -e "$data/.packing.done" ] && [ "${first_stage:-0}" -le 1 ] && [ "$stop_s
 fi
 stage 0 "corpus" "$data/.corpus.done" corpus
 stage 1 "packing" "$data/.packing.done" python -m data_prep.pack --data "$data" --splits "${splits[@]}"
-stage 2 "tokeniser" "$data/.tokenizer.done" tokeniser
+stage 2 "tokenizer" "$data/.tokenizer.done" tokenizer
 stage 3 "language model" "$data/.lm.done" language_model
 stage 4 "training" "$out/.training.done" \
   python train.py "${training[@]}" "${train_options[@]+"${train_options[@]}"}"

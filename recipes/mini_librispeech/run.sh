@@ -11,11 +11,11 @@
 #                   or dev-clean); without it the corpus is downloaded from OpenSLR (0.46 GB).
 # --lm-text FILE    text for 3-gram and 4-gram LMs, plain, .gz or .xz, one sentence a line; without it
 #                   LibriSpeech's own pruned 3-gram is downloaded from OpenSLR 11.
-# --data DIR        where manifests, tokeniser and language models go (default data/mini_librispeech).
+# --data DIR        where manifests, tokenizer and language models go (default data/mini_librispeech).
 # --skip-bad        leave recordings out that cannot be read, and list them, rather than stop.
 # --dry-run         stop before training, and say from a few steps what it would take.
 #
-# Stages: 0 corpus, 1 tokeniser, 2 language models, 3 training, 4 decoding.
+# Stages: 0 corpus, 1 tokenizer, 2 language models, 3 training, 4 decoding.
 # The corpus has no test set: half of the dev speakers are for validation and tuning (dev), the other half
 # for the table (test).
 
@@ -63,8 +63,8 @@ decoding() {
 }
 
 stage 0 "corpus" "$data/.corpus.done" corpus
-stage 1 "tokeniser" "$data/.tokenizer.done" \
-  python -m asr.tokenizer --manifest "$data/train-clean-5.jsonl" --pieces 256 --out "$data/tokenizer.model"
+stage 1 "tokenizer" "$data/.tokenizer.done" \
+  python -m asr.data.tokenizer --manifest "$data/train-clean-5.jsonl" --pieces 256 --out "$data/tokenizer.model"
 stage 2 "language models" "$data/.lm.done" language_models
 stage 3 "training" "$out/.training.done" \
   python train.py "${training[@]}" "${train_options[@]+"${train_options[@]}"}"

@@ -11,14 +11,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from asr.checkpoint import read_checkpoint
-from asr.config import TrainingConfig
-from asr.conformer import EncoderConfig
-from asr.data import Batch
-from asr.frontend import FrontendConfig
-from asr.manifest import read_manifest
-from asr.model import Model, ModelConfig
-from asr.training import training_loss
+from asr.checkpoints.checkpoint import read_checkpoint
+from asr.data.batches import Batch
+from asr.data.manifest import read_manifest
+from asr.model.config import ModelConfig
+from asr.model.conformer import EncoderConfig
+from asr.model.frontend import FrontendConfig
+from asr.model.recogniser import Model
+from asr.training.config import TrainingConfig
+from asr.training.task import training_loss
 
 ENCODER = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
 FRONTEND = FrontendConfig(mels=20, frequency_masks=0, time_masks=0, speeds=(1.0,))
@@ -87,7 +88,7 @@ training: {steps: 20, seconds: 20, warmup: 2, validate_every: 20, precision: fp3
 # train.py whose ranks list the utterances of each batch, and whose second rank gets SIGTERM at a batch.
 PROGRAM = """
 import os, pathlib, signal, sys
-from asr.config import parse_config
+from asr.training.config import parse_config
 from asr.training import TrainingTask, train
 
 seen, warned_at, *arguments = sys.argv[1:]

@@ -7,13 +7,14 @@ import torch
 
 from asr import figures
 from asr.attention import ATTENTIONS
-from asr.checkpoint import pack_recipe, write_checkpoint
-from asr.conformer import EncoderConfig
+from asr.checkpoints.checkpoint import pack_recipe, write_checkpoint
+from asr.data.manifest import read_manifest
+from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
-from asr.frontend import FrontendConfig
-from asr.manifest import read_manifest
-from asr.model import Model, ModelConfig
-from asr.tokenizer import Tokenizer
+from asr.model.config import ModelConfig
+from asr.model.conformer import EncoderConfig
+from asr.model.frontend import FrontendConfig
+from asr.model.recogniser import Model
 
 TINY = EncoderConfig(dim=16, layers=2, heads=2, kernel=5)
 

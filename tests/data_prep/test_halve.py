@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.manifest import Utterance
+from asr.data.manifest import Utterance
 from data_prep.halve import halve
 
 

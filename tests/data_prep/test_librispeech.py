@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.audio import check, load
+from asr.data.audio import check, load
+from asr.data.manifest import read_manifest
 from asr.errors import UserError, run_program
-from asr.manifest import read_manifest
 from data_prep import librispeech
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "LibriSpeech"

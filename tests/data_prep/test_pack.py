@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.audio import duration, load
-from asr.data import read_samples
+from asr.data.audio import duration, load
+from asr.data.batches import read_samples
+from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.data.packed import quantise
 from asr.errors import UserError, run_program
 from asr.files import locked
-from asr.manifest import Utterance, read_manifest, write_manifest
-from asr.packed import quantise
 from data_prep import pack
 
 SUFFIXES = ["flac", "wav", "flac", "ogg", "flac", "wav", "flac"]  # of the recordings

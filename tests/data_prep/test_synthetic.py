@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from asr.manifest import read_manifest
+from asr.data.manifest import read_manifest
 from data_prep.espeak import SAMPLE_RATE, speaker, variants
 from data_prep.sentences import make_sentence
 from data_prep.synthetic import language_model_text, plan

@@ -14,8 +14,8 @@ from references import REFERENCES, phi
 from asr.attention import ATTENTIONS, Frames
 from asr.attention.base import AttentionOptions
 from asr.attention.fused import set_mode
-from asr.conformer import valid_frames
 from asr.errors import UserError
+from asr.model.frames import valid_frames
 
 DIM, HEADS = 16, 2
 close = functools.partial(torch.allclose, rtol=1e-9, atol=1e-10)

@@ -21,7 +21,7 @@ pytest.importorskip("triton")
 from asr.attention import ATTENTIONS
 from asr.attention.fused import set_mode
 from asr.attention.kernels import centred, passes
-from asr.conformer import valid_frames
+from asr.model.frames import valid_frames
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"

@@ -1,0 +1,1 @@
+"""Checkpoints and exported models: written in one step, read without running code from them."""

@@ -1,0 +1,168 @@
+"""The README.md of an exported model: what it is, how well it does, how to use it, what is not known."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from asr.attention import ATTENTIONS
+from asr.data.tokenizer import Tokenizer
+from asr.errors import UserError
+from asr.model.config import ModelConfig, model_to_dict
+from asr.model.conformer import resolve_size
+from asr.model.frames import SAMPLE_RATE
+
+_CARD = """\
+# Speech recognition: Conformer-CTC, {attention} attention
+
+| | |
+|---|---|
+| attention | {attention}, positions {positions}{options} |
+| encoder | {layers} blocks, dimension {dim}, {heads} heads, convolution over {kernel} frames |
+| parameters | {parameters:,} |
+| output | CTC over {pieces} SentencePiece pieces (tokenizer {digest}) and the blank, a frame every 40 ms |
+| input | {rate} Hz, one channel; {mels} log-mel bins up to {f_max:g} Hz |
+| training | {steps:,} steps, {seconds:,.0f} s ({hours:,.1f} h) of audio, repetitions included |
+| weights | fp32, {kind} |
+
+## Word error rate
+
+{results}
+
+## Use
+
+With the recipe's programs (`decode.py --help`), this folder in the place of a checkpoint:
+
+    python decode.py --checkpoint FOLDER --audio talk.flac
+    python decode.py --checkpoint FOLDER --data data/NAME --splits test --out results{lm}
+
+Recordings of other rates are resampled and channels averaged. `python train.py --init FOLDER` starts
+training from these weights, and `python -m asr.checkpoints.onnx_export FOLDER --out model.onnx` makes an
+ONNX file. Nothing in the folder is a pickle.
+
+## Limits
+
+- It writes what its tokenizer can spell, in the language, spelling and case of its training transcripts.
+- Speech unlike the training data's (noise, distance, accents, telephone bands) was not measured unless the
+  table above says so.
+- Silence, music and other languages are given words too: there is no detection of speech.
+
+## Training data and licence
+
+To be stated by whoever shares this folder: the corpora the model was trained on and their licences, and the
+licence of the weights. The export does not know them.
+"""
+
+_ABOUT_TABLE = """\
+{table}
+
+Made with
+
+    {command}
+
+on `{checkpoint}`.{weights} The interval is a bootstrap over utterances."""
+
+
+def model_card(
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    parameters: int,
+    trained: tuple[int, float],
+    averaged: bool,
+    results: dict[str, Any] | None,
+) -> str:
+    """The card's text.
+
+    Args:
+        config, tokenizer: the model's.
+        parameters: their number.
+        trained: optimiser steps, and seconds of audio in them.
+        averaged: whether the weights are an average over training.
+        results: as ``read_results`` gives them; None where there are none.
+    """
+    encoder = resolve_size(config.encoder)
+    options = model_to_dict(config)["options"]
+    default = ATTENTIONS[config.attention].POSITIONS[0]
+    positions = default if config.positions == "auto" else config.positions
+    steps, seconds = trained
+    lm = ""
+    if results and "lm_weight" in results:
+        lm = " \\\n        --lm LM.bin"
+        lm += f" --lm-weight {results['lm_weight']:g} --word-score {results['word_score']:g}"
+    return _CARD.format(
+        attention=config.attention,
+        positions=positions,
+        options="".join(f", {name} {value}" for name, value in options.items()),
+        layers=encoder.layers,
+        dim=encoder.dim,
+        heads=encoder.heads,
+        kernel=encoder.kernel,
+        parameters=parameters,
+        pieces=tokenizer.pieces,
+        digest=tokenizer.digest,
+        rate=SAMPLE_RATE,
+        mels=config.frontend.mels,
+        f_max=config.frontend.f_max,
+        steps=steps,
+        seconds=seconds,
+        hours=seconds / 3600,
+        kind="averaged over training" if averaged else "as after that step, not averaged",
+        results=_results(results) if results else "No table was given when the model was exported.",
+        lm=lm,
+    )
+
+
+def read_results(
+    folder: str | Path, checkpoint: Path, config: ModelConfig, parameters: int
+) -> dict[str, Any]:
+    """The content of decode.py's wer.json.
+
+    Raises:
+        UserError: it is missing, is not one, or is of another checkpoint than this one, which has that
+            configuration and so many parameters.
+    """
+    path = Path(folder) / "wer.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; --results wants a folder that decode.py --out has written")
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        found = results["attention"], results["parameters"]
+        _results(results)  # finds what else is missing
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{path}: not a wer.json of decode.py") from None
+    if found != (config.attention, parameters):
+        raise UserError(
+            f"{path}: of another model: {found[0]}, {found[1]} parameters; "
+            f"this one is {config.attention}, {parameters} parameters"
+        )
+    decoded = Path(results["checkpoint"])
+    same = decoded.resolve() == checkpoint.resolve() if decoded.exists() else decoded.name == checkpoint.name
+    if not same:
+        raise UserError(f"{path}: of {decoded}, not of {checkpoint}; export that one, or decode this one")
+    return results
+
+
+def _results(results: dict[str, Any]) -> str:
+    lines = ["| split | LM | WER % | 95 % interval | CER % | sub | ins | del | words |", "|---" * 9 + "|"]
+    for row in results["rows"]:
+        low, high = row["ci95"]
+        lines.append(
+            f"| {_cell(row['split'])} | {_cell(row['lm'])} | {row['wer']:.2f} | {low:.1f} - {high:.1f} "
+            f"| {row['cer']:.2f} | {row['sub']:d} | {row['ins']:d} | {row['del']:d} | {row['words']:d} |"
+        )
+    weights = ""
+    if "lm_weight" in results:
+        tuned = ", ".join(_cell(split) for split in results["tuned_on"])
+        origin = f"tuned on {tuned}" if tuned else "given, not tuned"
+        weights = f" LM weight {results['lm_weight']:g}, word score {results['word_score']:g}, {origin}."
+        weights += " The LM is not in this folder."
+    return _ABOUT_TABLE.format(
+        table="\n".join(lines),
+        command=" ".join(results["command"].split()),
+        checkpoint=_cell(results["checkpoint"]),
+        weights=weights,
+    )
+
+
+def _cell(text: str) -> str:
+    """One line that cannot end a table's cell."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,1 @@
+"""From recordings, transcripts and manifests to batches."""

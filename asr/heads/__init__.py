@@ -1,1 +1,0 @@
-"""Output layers and their losses."""

@@ -1,0 +1,1 @@
+"""Waveforms to log-probabilities: front end, Conformer encoder, CTC head."""

@@ -1,0 +1,97 @@
+"""What a model is, bar its weights: its configuration, read, written and bounded."""
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from asr.attention import ATTENTIONS
+from asr.errors import UserError
+from asr.model.conformer import EncoderConfig
+from asr.model.frames import SAMPLE_RATE
+from asr.model.frontend import FrontendConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the model's function, bar its weights.
+
+    Args:
+        attention: self-attention mechanism.
+        positions: auto (the mechanism's own default), relative, rotary, sinusoid or none.
+        options: the mechanism's options.
+        encoder: size and shape of the Conformer.
+        frontend: features and their augmentation.
+    """
+
+    attention: str = "mala"
+    positions: str = "auto"
+    options: Any = None
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    frontend: FrontendConfig = field(default_factory=FrontendConfig)
+
+
+def model_to_dict(config: ModelConfig) -> dict[str, Any]:
+    """Plain dicts, lists, numbers and strings: what a checkpoint may hold."""
+    plain = asdict(config)
+    plain["options"] = asdict(config.options or ATTENTIONS[config.attention].Options())
+    plain["frontend"]["speeds"] = list(config.frontend.speeds)
+    return plain
+
+
+def model_from_dict(plain: dict[str, Any]) -> ModelConfig:
+    """Inverse of ``model_to_dict``; raises UserError where names are unknown or values cannot be."""
+    attention = plain.get("attention") if isinstance(plain, dict) else None
+    if not isinstance(attention, str) or attention not in ATTENTIONS:
+        raise UserError(f"attention {attention!r} is not one of {', '.join(ATTENTIONS)}")
+    sections = {
+        "options": ATTENTIONS[attention].Options,
+        "encoder": EncoderConfig,
+        "frontend": FrontendConfig,
+    }
+    try:
+        parts = {name: _section(cls, plain[name], name) for name, cls in sections.items()}
+        config = ModelConfig(**{**plain, **parts})
+    except (TypeError, KeyError) as error:
+        raise UserError(f"model configuration: {error}") from None
+    config = replace(config, frontend=replace(config.frontend, speeds=tuple(config.frontend.speeds)))
+    check_ranges(model_ranges(config), config)
+    return config
+
+
+def _section(cls: type, plain: dict[str, Any], name: str):
+    """A dataclass from a dict that anyone may have written; raises UserError for a value of a wrong kind."""
+    made = cls(**plain)
+    for field_name, kind in get_type_hints(cls).items():
+        if not _is_a(getattr(made, field_name), kind):
+            raise UserError(f"{name}.{field_name} {getattr(made, field_name)!r}: wrong kind of value")
+    return made
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, (list, tuple)) and all(_is_a(item, get_args(kind)[0]) for item in value)
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is kind
+
+
+def model_ranges(model: ModelConfig) -> dict[str, bool]:
+    """Options of the model, and whether each is in its range."""
+    frontend = model.frontend
+    return {
+        "--encoder.dropout": 0 <= model.encoder.dropout < 1,
+        "--frontend.mels": frontend.mels > 0,
+        "--frontend.f_max": 0 < frontend.f_max <= SAMPLE_RATE / 2,
+        "--frontend.speeds": bool(frontend.speeds) and all(0.5 <= s <= 2 for s in frontend.speeds),
+        "--frontend.time_width": 0 <= frontend.time_width <= 1,
+    }
+
+
+def check_ranges(checks: dict[str, bool], config: Any) -> None:
+    """Raise UserError for the first option that is out of range; its value is in ``config``."""
+    for option, good in checks.items():
+        if not good:
+            section, name = option.removeprefix("--").split(".")
+            raise UserError(f"{option} {getattr(getattr(config, section), name)}: out of range")

@@ -1,0 +1,252 @@
+"""The Conformer encoder (Gulati et al., arXiv 2005.08100) with selectable self-attention."""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr.attention import ATTENTIONS
+from asr.distributed import sum_over_ranks
+from asr.errors import UserError
+from asr.model.frames import halve, valid_frames
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Size and shape of the encoder.
+
+    Args:
+        size: XS, S, M or L; sets dim, layers and heads where those are left at 0.
+        dim: model dimension D.
+        layers: number of Conformer blocks.
+        heads: attention heads.
+        kernel: width of the depthwise convolution in frames of 40 ms; odd.
+        expansion: width of the feed-forward layers as a multiple of dim.
+        dropout: dropout after every module.
+    """
+
+    size: str = "S"
+    dim: int = 0
+    layers: int = 0
+    heads: int = 0
+    kernel: int = 31
+    expansion: int = 4
+    dropout: float = 0.1
+
+
+# XS is ours, for tests and the demo; S, M, L are the Conformer paper's Table 1.
+SIZES = {
+    "XS": {"dim": 96, "layers": 6, "heads": 4},
+    "S": {"dim": 144, "layers": 16, "heads": 4},
+    "M": {"dim": 256, "layers": 16, "heads": 4},
+    "L": {"dim": 512, "layers": 17, "heads": 8},
+}
+
+
+def resolve_size(config: EncoderConfig) -> EncoderConfig:
+    """Fill what is 0 from the named size; raises UserError for a size or number that cannot be."""
+    if config.size not in SIZES:
+        raise UserError(f"--encoder.size {config.size}: choose one of {', '.join(SIZES)}")
+    wanted = {name: getattr(config, name) or value for name, value in SIZES[config.size].items()}
+    config = replace(config, **wanted)
+    for name in ("dim", "layers", "heads", "kernel", "expansion"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--encoder.{name} {getattr(config, name)}: must be positive")
+    if config.kernel % 2 == 0:
+        raise UserError(f"--encoder.kernel {config.kernel}: must be odd")
+    return config
+
+
+class Encoder(nn.Module):
+    """Features to encoded frames, four times fewer.
+
+    Args:
+        config: size and shape.
+        features: number of mel bins.
+        attention: a name in the registry.
+        positions: ``auto`` or one of the mechanism's own.
+        options: the mechanism's ``Options``, or None for its defaults.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        features: int,
+        attention: str,
+        positions: str = "auto",
+        options=None,
+    ) -> None:
+        super().__init__()
+        if attention not in ATTENTIONS:
+            known = ", ".join(ATTENTIONS)
+            raise UserError(f"--attention {attention}: unknown; choose one of {known}")
+        config = resolve_size(config)
+        self.dim = config.dim
+        self.subsampling = Subsampling(features, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList()
+        for _ in range(config.layers):
+            mechanism = ATTENTIONS[attention](config.dim, config.heads, positions, options)
+            self.blocks.append(ConformerBlock(config, mechanism))
+
+    def forward(
+        self, features: Tensor, lengths: Tensor, middle: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """features (B, T, F) and lengths (B,) in frames to (B, N, D) and lengths (B,), N = ceil(T/4).
+
+        ``middle``, if given, receives the output (B, N, D) of the block in the middle.
+        """
+        x, lengths = self.subsampling(features, lengths)
+        x = self.dropout(x)
+        valid = valid_frames(lengths, x.shape[1])
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, valid)
+            if middle is not None and number == (len(self.blocks) + 1) // 2:
+                middle.append(x)
+        return x, lengths
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Run the blocks under torch.compile, bar the attention cores, which have kernels of their own.
+
+        One compilation serves all blocks, batch sizes and lengths. Weights keep their names.
+        """
+        for block in self.blocks:
+            block.attention.core = torch.compiler.disable(block.attention.core)
+            block.compile(dynamic=True, backend=backend)
+
+    def attention_core(self, device: torch.device) -> str:
+        """In words, what computes the attention core on a device: fused kernels, or PyTorch and why."""
+        attention = self.blocks[0].attention
+        reason = attention.eager_because(
+            torch.empty(1, attention.heads, 1, attention.head_dim, device=device)
+        )
+        return f"eager PyTorch ({reason})" if reason else "fused Triton kernels"
+
+
+class Subsampling(nn.Module):
+    """Two 3x3 convolutions of stride 2, then a linear layer: 10 ms frames to 40 ms frames."""
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, dim, kernel_size=3, stride=2, padding=1)
+        self.second = nn.Conv2d(dim, dim, kernel_size=3, stride=2, padding=1)
+        self.project = nn.Linear(dim * halve(halve(features)), dim)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, T, F), lengths (B,) to (B, N, D), lengths (B,)."""
+        x = x[:, None].contiguous(memory_format=torch.channels_last)
+        for convolution in (self.first, self.second):
+            # The frame after an utterance's last must be zero, as if the batch ended there.
+            x = x * valid_frames(lengths, x.shape[2])[:, None, :, None]
+            x = F.relu(convolution(x))
+            lengths = halve(lengths)
+        return self.project(x.permute(0, 2, 3, 1).flatten(2)), lengths
+
+
+class ConformerBlock(nn.Module):
+    """Half feed-forward, attention, convolution, half feed-forward, layer norm (paper Eq. 1)."""
+
+    def __init__(self, config: EncoderConfig, attention: nn.Module) -> None:
+        super().__init__()
+        dim = config.dim
+        self.feed_forward1 = FeedForward(dim, config.expansion, config.dropout)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = attention
+        self.attention_dropout = nn.Dropout(config.dropout)
+        self.convolution = Convolution(dim, config.kernel, config.dropout)
+        self.feed_forward2 = FeedForward(dim, config.expansion, config.dropout)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """x (B, N, D), valid (B, N) to (B, N, D)."""
+        x = self.before_attention(x)
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), valid))
+        return self.after_attention(x, valid)
+
+    def before_attention(self, x: Tensor) -> Tensor:
+        """The first half feed-forward; every frame by itself."""
+        return x + 0.5 * self.feed_forward1(x)
+
+    def after_attention(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Convolution and second half feed-forward; a frame sees ``convolution.halo`` on either side."""
+        x = x + self.convolution(x, valid)
+        x = x + 0.5 * self.feed_forward2(x)
+        return self.norm(x)
+
+
+class FeedForward(nn.Sequential):
+    """Layer norm, expand, swish, contract."""
+
+    def __init__(self, dim: int, expansion: int, dropout: float) -> None:
+        super().__init__(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, dim * expansion),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(dim * expansion, dim),
+            nn.Dropout(dropout),
+        )
+
+
+class Convolution(nn.Module):
+    """Layer norm, pointwise + GLU, depthwise, batch norm, swish, pointwise."""
+
+    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.expand = nn.Linear(dim, 2 * dim)
+        # One frame wide in the other dimension: a 2-D convolution takes (B, N, D) memory as it lies,
+        # and is 2 to 3 times as fast on a CPU as a 1-D one (benchmarks/cpu.py).
+        self.depthwise = nn.Conv2d(dim, dim, (kernel, 1), padding=(kernel // 2, 0), groups=dim)
+        self.batch_norm = MaskedBatchNorm(dim)
+        self.contract = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    @property
+    def halo(self) -> int:
+        """Frames on either side that a frame sees."""
+        return self.depthwise.kernel_size[0] // 2
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """x (B, N, D), valid (B, N) to (B, N, D)."""
+        x = F.glu(self.expand(self.norm(x)), dim=-1)
+        x = x * valid[..., None]  # padding must look like the zeros beyond an utterance's ends
+        x = self.depthwise(x.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
+        x = F.silu(self.batch_norm(x, valid))
+        return self.dropout(self.contract(x))
+
+
+class MaskedBatchNorm(nn.Module):
+    """Batch normalisation whose statistics leave padding out and take in all ranks. Computed in fp32."""
+
+    def __init__(self, dim: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("running_mean", torch.zeros(dim))
+        self.register_buffer("running_var", torch.ones(dim))
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """x (B, N, D), valid (B, N) to (B, N, D) in x's dtype."""
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            keep = valid[..., None]
+            wide = x.to(mean.dtype)
+            # With the count in one tensor, so that several ranks exchange one message.
+            sums = torch.cat(((wide * keep).sum((0, 1)), valid.sum()[None].to(mean.dtype)))
+            sums = sum_over_ranks(sums)
+            count = sums[-1].clamp(min=1)
+            mean = sums[:-1] / count
+            var = sum_over_ranks(((wide - mean).square() * keep).sum((0, 1))) / count
+            self._remember(mean.detach(), (var * count / (count - 1).clamp(min=1)).detach())
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return (x * scale + (self.bias - mean * scale)).to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, var: Tensor) -> None:
+        # A batch without numbers is skipped by the optimiser; it must not stay in these averages either.
+        usable = (mean + var).isfinite().all()
+        self.running_mean.lerp_(torch.where(usable, mean, self.running_mean), self.momentum)
+        self.running_var.lerp_(torch.where(usable, var, self.running_var), self.momentum)

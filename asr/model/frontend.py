@@ -1,0 +1,125 @@
+"""Waveforms to normalised log-mel features, on whatever device the batch is, and their augmentation."""
+
+from dataclasses import dataclass
+
+import torch
+import torchaudio
+import torchaudio.functional as AF
+from torch import Tensor, nn
+
+from asr.model.frames import FFT, HOP, SAMPLE_RATE, WINDOW, frame_lengths, valid_frames
+
+# Nats. Above a recording's bandwidth a bin hardly moves: do not blow its noise up.
+SMALLEST_DEVIATION = 0.5
+
+
+@dataclass(frozen=True)
+class FrontendConfig:
+    """Features and their augmentation.
+
+    Args:
+        mels: number of mel bins.
+        f_max: top of the highest mel bin in Hz. Lower it where recordings differ in bandwidth.
+        frequency_masks: SpecAugment's frequency masks per utterance.
+        frequency_width: greatest width of one in mel bins.
+        time_masks: SpecAugment's time masks per utterance.
+        time_width: greatest width of one as a share of the utterance.
+        speeds: speed perturbation: one of these factors is drawn for every training batch.
+    """
+
+    mels: int = 80
+    f_max: float = 8000.0
+    frequency_masks: int = 2
+    frequency_width: int = 27
+    time_masks: int = 10
+    time_width: float = 0.05
+    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+
+
+class Frontend(nn.Module):
+    """Waveforms to log-mel, each mel bin normalised to mean 0 and deviation 1 over its utterance.
+
+    Augments in training mode only. Every frame lies inside its utterance, so that padding cannot
+    reach it.
+    """
+
+    def __init__(self, config: FrontendConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            SAMPLE_RATE, FFT, WINDOW, HOP, f_max=config.f_max, n_mels=config.mels, center=False
+        )
+
+    @torch.no_grad()
+    def forward(self, waveforms: Tensor, lengths: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
+        """waveforms (B, S), lengths (B,) in samples to (B, T, mels), lengths (B,).
+
+        Waveforms are float in [-1, 1], or 16-bit integers as packed recordings have them. In training
+        mode with several ``views``, the batch comes so many times, each masked anew: (views B, T, mels).
+        """
+        with torch.autocast(waveforms.device.type, enabled=False):
+            waveforms = as_float(waveforms)
+            if self.training:
+                waveforms, lengths = self.perturb_speed(waveforms, lengths)
+            x = self.log_mel(waveforms)
+            lengths = frame_lengths(lengths)
+            x = normalise(x, valid_frames(lengths, x.shape[1]))
+            if not self.training:
+                return x, lengths
+            return torch.cat([self.mask(x, lengths) for _ in range(views)]), lengths.repeat(views)
+
+    def log_mel(self, waveforms: Tensor) -> Tensor:
+        """waveforms (B, S), as ``forward`` takes them, to log-mel (B, T, mels), not normalised."""
+        waveforms = as_float(waveforms)  # again: long recordings come here directly
+        # A recording shorter than one window still gives one frame.
+        shortfall = FFT - waveforms.shape[1]
+        if shortfall > 0:
+            waveforms = torch.nn.functional.pad(waveforms, (0, shortfall))
+        return self.mel(waveforms).transpose(1, 2).clamp(min=1e-8).log()
+
+    def perturb_speed(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Play the batch at one of the configured speeds (Ko et al. 2015, Interspeech)."""
+        speeds = self.config.speeds
+        speed = speeds[int(torch.randint(len(speeds), ()))]
+        if speed == 1.0:
+            return waveforms, lengths
+        # Hundredths keep the resampler's filter bank small (9:10 and 11:10).
+        percent = round(100 * speed)
+        waveforms = AF.resample(waveforms, percent, 100)
+        lengths = (lengths * 100 + percent - 1) // percent
+        return waveforms, lengths.clamp(max=waveforms.shape[1])
+
+    def mask(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """SpecAugment (Park et al., arXiv 1904.08779) with time masks that scale with the utterance."""
+        config = self.config
+        size = torch.full_like(lengths, config.mels)
+        frequency = _random_bands(config.frequency_masks, config.frequency_width, size, config.mels)
+        widest = (lengths * config.time_width).long()
+        time = _random_bands(config.time_masks, widest[:, None], lengths, x.shape[1])
+        return x.masked_fill(frequency[:, None, :] | time[:, :, None], 0.0)
+
+
+def as_float(waveforms: Tensor) -> Tensor:
+    """16-bit samples to [-1, 1]; floats as they are. On the device, to which half as many bytes travel."""
+    return waveforms if waveforms.is_floating_point() else waveforms / 32768
+
+
+def normalise(x: Tensor, valid: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 per utterance and mel bin; zero on padding. x (B, T, F), valid (B, T)."""
+    keep = valid[..., None]
+    count = keep.sum(1, keepdim=True).clamp(min=1)
+    mean = (x * keep).sum(1, keepdim=True) / count
+    x = (x - mean) * keep
+    deviation = (x.square().sum(1, keepdim=True) / count).sqrt()
+    return x / deviation.clamp(min=SMALLEST_DEVIATION)
+
+
+def _random_bands(count: int, widest, size: Tensor, n: int) -> Tensor:
+    """(B, n) bool: True inside one of ``count`` random bands of up to ``widest`` within ``size`` (B,)."""
+    shape = (size.shape[0], count)
+    width = (torch.rand(shape, device=size.device) * (widest + 1)).long()
+    width = torch.minimum(width, size[:, None])
+    start = (torch.rand(shape, device=size.device) * (size[:, None] - width + 1)).long()
+    place = torch.arange(n, device=size.device)
+    inside = (place >= start[..., None]) & (place < (start + width)[..., None])
+    return inside.any(1)

@@ -1,0 +1,182 @@
+"""Audio of any length, exactly: features and encoder go over a recording chunk by chunk, layer by layer.
+
+Convolutions get the frames beside a chunk that they need. Attention first summarises all chunks, then
+answers the queries of each (asr/attention/base.py); the linear family's summaries are a few small matrices
+whatever the length, softmax's are all keys and values. What grows with the recording is its features (115 MB
+an hour, twice that for a moment), two arrays of one layer's activations (2 x 52 MB for size S), and its
+samples (230 MB as fp32) unless they come in parts.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from asr.attention import Frames
+from asr.attention.base import at_least_fp32
+from asr.model.conformer import ConformerBlock, Encoder, Subsampling
+from asr.model.frames import FFT, FRAME_SECONDS, HOP, frame_lengths, halve
+from asr.model.frontend import SMALLEST_DEVIATION, Frontend
+from asr.model.recogniser import Model
+
+Advance = Callable[[int], None]  # told of encoder frames that a pass is done with
+CHUNK = 1024  # encoder frames, 41 s: small enough for caches, large enough to keep cores busy
+
+
+def long_log_probs(
+    model: Model, waveform: Tensor | Iterable[Tensor], chunk: int = CHUNK, show: str = ""
+) -> Iterator[Tensor]:
+    """Log-probabilities of one recording, the same as ``model``'s but for rounding.
+
+    Args:
+        model: in evaluation mode.
+        waveform: (S,) in [-1, 1] at 16 kHz, on any device; or its parts in order, of any lengths.
+        chunk: encoder frames at a time.
+        show: title of a progress bar; none where it is empty or output is not a terminal.
+
+    Yields:
+        (n, classes) fp32 on the model's device for consecutive chunks of n frames of 40 ms.
+    """
+    with torch.inference_mode():
+        features = long_features(model.frontend, waveform, 4 * chunk)
+        encoded = encode_long(model.encoder, features, chunk, show)
+        del features
+    for start, end in _spans(len(encoded), chunk):
+        with torch.inference_mode():  # not around the yield: the caller's code is none of its business
+            log_probs = model.head(encoded[None, start:end])[0]
+        yield log_probs
+
+
+@torch.inference_mode()
+def long_features(frontend: Frontend, waveform: Tensor | Iterable[Tensor], chunk: int) -> Tensor:
+    """Normalised log-mel features (T, F) of a waveform (S,) or its parts, ``chunk`` frames at a time."""
+    device = frontend.mel.spectrogram.window.device
+    parts = waveform.split(chunk * HOP) if isinstance(waveform, Tensor) else waveform
+    features = torch.cat(
+        [frontend.log_mel(samples.to(device)[None])[0] for samples in _windows(parts, chunk)]
+    )
+    total = len(features)
+    # Sums of a million frames are exact to fp32 only in fp64.
+    mean = torch.zeros(frontend.config.mels, dtype=torch.float64, device=device)
+    for start, end in _spans(total, chunk):
+        mean += features[start:end].sum(0, dtype=torch.float64) / total
+    variance = torch.zeros_like(mean)
+    for start, end in _spans(total, chunk):
+        features[start:end] -= mean.float()
+        variance += features[start:end].square().sum(0, dtype=torch.float64) / total
+    features /= variance.sqrt().clamp(min=SMALLEST_DEVIATION).float()
+    return features
+
+
+def _windows(parts: Iterable[Tensor], chunk: int) -> Iterator[Tensor]:
+    """The samples of ``chunk`` 10 ms frames at a time, and what is left; windows overlap, so these do too."""
+    held, whole = torch.empty(0), (chunk - 1) * HOP + FFT
+    first = True
+    for part in parts:
+        held = torch.cat((held.to(part), part))
+        while len(held) >= whole:
+            yield held[:whole]
+            held, first = held[chunk * HOP :], False
+    if first or len(held) >= FFT:  # a recording shorter than a window has a frame too
+        yield held[: (frame_lengths(len(held)) - 1) * HOP + FFT]
+
+
+@torch.inference_mode()
+def encode_long(encoder: Encoder, features: Tensor, chunk: int = CHUNK, show: str = "") -> Tensor:
+    """Features (T, F) of one recording to encoded frames (N, D), N = ceil(T / 4).
+
+    Args:
+        encoder: in evaluation mode; on whose device the features must be.
+        features: as the frontend makes them.
+        chunk, show: see ``long_log_probs``.
+
+    Raises:
+        ValueError: the encoder is in training mode, whose batch statistics no chunk knows.
+    """
+    if encoder.training:
+        raise ValueError("encode_long wants an encoder in evaluation mode")
+    # As a core is elsewhere, in fp32 whatever the caller's autocast.
+    with torch.autocast(features.device.type, enabled=False):
+        return _encode(encoder, features, chunk, show)
+
+
+def _encode(encoder: Encoder, features: Tensor, chunk: int, show: str) -> Tensor:
+    spans = _spans(halve(halve(len(features))), chunk)
+    passes = 1 + len(encoder.blocks)
+    with seconds_bar(show, FRAME_SECONDS * spans[-1][1]) as bar:
+
+        def advance(frames: int) -> None:
+            bar.update(FRAME_SECONDS * frames / passes)
+
+        x = _subsample(encoder.subsampling, features, encoder.dim, spans, advance)
+        spare = torch.empty_like(x)
+        for block in encoder.blocks:
+            _pass_block(block, x, spare, spans, advance)
+            x, spare = spare, x
+    return x
+
+
+def seconds_bar(show: str, seconds: float) -> tqdm:
+    """A progress bar over seconds of audio; none where ``show`` is empty or output is no terminal."""
+    layout = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
+    hidden = not show or None  # None: tqdm looks whether it writes to a terminal
+    return _Bar(desc=show, total=seconds, bar_format=layout, leave=False, disable=hidden)
+
+
+class _Bar(tqdm):
+    def update(self, n: float) -> None:
+        super().update(min(n, self.total - self.n))  # tqdm warns where rounding leads beyond the end
+
+
+def _subsample(subsampling: Subsampling, features: Tensor, dim: int, spans, advance: Advance) -> Tensor:
+    x = features.new_empty(spans[-1][1], dim)
+    for start, end in spans:
+        # One encoded frame more on either side, and away with it: it saw zeros in its neighbours' place.
+        first = max(0, start - 1)
+        part = features[4 * first : 4 * (end + 1)]
+        encoded, _ = subsampling(part[None], torch.tensor([len(part)], device=x.device))
+        x[start:end] = encoded[0, start - first : end - first]
+        advance(end - start)
+    return x
+
+
+def _pass_block(block: ConformerBlock, x: Tensor, out: Tensor, spans, advance: Advance) -> None:
+    """One block from x (N, D), which is overwritten, to out (N, D)."""
+    attention, n = block.attention, len(x)
+    token = torch.zeros(1, x.shape[1], dtype=torch.float64, device=x.device)
+    summary = None
+    for number in range(attention.PASSES):
+        parts = []
+        for start, end in spans:
+            if number == 0:
+                x[start:end] = block.before_attention(x[start:end])
+                token += block.attention_norm(x[start:end]).sum(0, dtype=torch.float64) / n
+            frames = _frames(start, end, x)
+            projected = attention.project(block.attention_norm(x[None, start:end]), frames)
+            q, k, v = (at_least_fp32(y) for y in projected[1:])
+            parts.append(attention.summarise(q, k, v, frames, summary))
+        summary = attention.combine(parts)
+    del parts
+    for start, end in spans:
+        # Attention must be right on the convolution's halo too, for which it needs its own around that.
+        left, right = max(0, start - block.convolution.halo), min(n, end + block.convolution.halo)
+        first, last = max(0, left - attention.halo), min(n, right + attention.halo)
+        frames = _frames(first, last, x)
+        projected = attention.project(block.attention_norm(x[None, first:last]), frames)
+        y = attention.attend(at_least_fp32(projected.q), summary, frames)
+        y = attention.finish(projected, y, token.to(x.dtype), frames)
+        y = (x[None, first:last] + y)[:, left - first : right - first]
+        y = block.after_attention(y, _frames(left, right, x).valid)
+        out[start:end] = y[0, start - left : end - left]
+        advance(end - start)
+
+
+def _frames(start: int, end: int, x: Tensor) -> Frames:
+    """Frames ``start`` to ``end`` of the recording x (N, D)."""
+    valid = torch.ones(1, end - start, dtype=torch.bool, device=x.device)
+    return Frames(valid, torch.tensor([len(x)], device=x.device), start)
+
+
+def _spans(n: int, chunk: int) -> list[tuple[int, int]]:
+    return [(start, min(start + chunk, n)) for start in range(0, n, chunk)]

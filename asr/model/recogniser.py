@@ -1,0 +1,41 @@
+"""The whole recogniser: waveforms and lengths in, log-probabilities out."""
+
+from torch import Tensor, nn
+
+from asr.model.config import ModelConfig
+from asr.model.conformer import Encoder
+from asr.model.ctc import CTCHead
+from asr.model.frontend import Frontend
+
+
+class Model(nn.Module):
+    """Frontend, Conformer encoder, CTC head.
+
+    Args:
+        config: what to build.
+        pieces: the tokenizer's vocabulary size; the head has one class more, the blank.
+    """
+
+    def __init__(self, config: ModelConfig, pieces: int) -> None:
+        super().__init__()
+        self.frontend = Frontend(config.frontend)
+        self.encoder = Encoder(
+            config.encoder,
+            config.frontend.mels,
+            config.attention,
+            config.positions,
+            config.options,
+        )
+        self.head = CTCHead(self.encoder.dim, pieces)
+
+    def forward(
+        self, waveforms: Tensor, lengths: Tensor, views: int = 1, middle: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """waveforms (B, S), lengths (B,) in samples to (B, N, classes) fp32 and lengths (B,).
+
+        One frame stands for 40 ms. Frames beyond an utterance's length mean nothing. ``views`` and
+        ``middle`` are for training: see the frontend and the encoder.
+        """
+        features, lengths = self.frontend(waveforms, lengths, views)
+        x, lengths = self.encoder(features, lengths, middle)
+        return self.head(x), lengths

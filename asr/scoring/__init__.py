@@ -1,0 +1,1 @@
+"""Errors counted, their intervals, and reports on them."""

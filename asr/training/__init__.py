@@ -1,0 +1,1 @@
+"""Training: the task, the run, its callbacks and its configuration."""

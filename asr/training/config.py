@@ -1,0 +1,219 @@
+"""The training program's configuration. The dataclasses' docstrings are its --help text.
+
+A YAML file given with --config holds the same names; the command line overrides it.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from asr.attention import ATTENTIONS
+from asr.errors import UserError, run_program
+from asr.model.config import ModelConfig, check_ranges, model_ranges, model_to_dict
+from asr.model.conformer import EncoderConfig
+from asr.model.frontend import FrontendConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to train on.
+
+    Args:
+        folder: folder with the manifests, SPLIT.jsonl each.
+        train: splits to train on.
+        dev: split to validate on while training.
+        tokenizer: SentencePiece model made by python -m asr.data.tokenizer.
+        max_seconds: longer utterances are left out of training (and listed).
+        workers: processes that read audio beside the training process; 0 reads in it.
+    """
+
+    folder: str = "data/demo"
+    train: list[str] = field(default_factory=lambda: ["train"])
+    dev: str = "dev"
+    tokenizer: str = "data/demo/tokenizer.model"
+    max_seconds: float = 20.0
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train.
+
+    Args:
+        steps: optimiser steps in all.
+        seconds: audio in a batch, padding included, per device.
+        accumulate: batches per optimiser step.
+        peak_lr: highest learning rate.
+        warmup: steps from 0 to the highest learning rate.
+        schedule: after the warm-up, cosine (to 0 at the last step) or noam (inverse square root).
+        weight_decay: AdamW's; not applied to biases and norms.
+        clip: greatest gradient norm.
+        average: decay of the exponential moving average of the weights, with which is validated and
+            decoded; 0 for none.
+        consistency: weight of the consistency between two SpecAugment views of each batch (CR-CTC,
+            0.2 in its paper); 0 for none. A step then passes the batch twice.
+        intermediate: weight of a second CTC loss, on the middle block (0.3 in its paper); 0 for none.
+        skip_limit: the run ends after so many steps in a row whose gradient is not finite; such steps
+            are skipped and listed in skipped.jsonl.
+        validate_every: steps between validations, each of which writes a checkpoint.
+        seed: of weights, batches and augmentation.
+        precision: auto (bf16 where the GPU or CPU has it, else fp32), fp32 or bf16. Attention's core,
+            batch norm and CTC are in fp32 in any case.
+        kernels: attention core on a GPU: auto (fused Triton kernels for the mechanisms that have them,
+            else eager PyTorch), eager, or fused (an error where they cannot run).
+        compile: put the encoder's blocks through torch.compile, for a GPU: fewer and larger kernels, after
+            a minute or so at the start. Not worth it on a CPU.
+        accelerator: auto, cpu or gpu.
+        devices: GPUs of this machine, or processes on a CPU.
+        nodes: machines; start train.py on each with torchrun.
+    """
+
+    steps: int = 100_000
+    seconds: float = 1200.0
+    accumulate: int = 1
+    peak_lr: float = 1.5e-3
+    warmup: int = 10_000
+    schedule: Literal["cosine", "noam"] = "noam"
+    weight_decay: float = 1e-3
+    clip: float = 5.0
+    average: float = 0.999
+    consistency: float = 0.0
+    intermediate: float = 0.0
+    skip_limit: int = 20
+    validate_every: int = 2_000
+    seed: int = 1
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    kernels: Literal["auto", "eager", "fused"] = "auto"
+    compile: bool = False
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole training run."""
+
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+    out: Path
+    resume: str
+    init: str = ""
+    dry_run: bool = False
+
+
+def parse_config(argv: list[str] | None = None) -> Config:
+    """Command line to configuration; raises UserError, one line, for what cannot be parsed."""
+    parser = _parser()
+    try:
+        parsed = parser.instantiate(parser.parse_args(argv))
+    except Exception as error:  # jsonargparse lets several kinds through, all about the input
+        raise UserError(_first_line(error)) from None
+    return _to_config(parsed)
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML that --config reads."""
+    import yaml
+
+    plain = model_to_dict(config.model)
+    options = plain.pop("options")
+    if options:
+        plain[config.model.attention] = options
+    plain |= {"data": asdict(config.data), "training": asdict(config.training)}
+    plain |= {"out": str(config.out), "resume": config.resume, "init": config.init}
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="train.py",
+        description="Train a Conformer with CTC. Start from a recipe's YAML and override what you "
+        "like: train.py --config recipes/demo/conformer_xs.yaml --attention softmax",
+        exit_on_error=False,
+        default_env=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the options")
+    names = ", ".join(ATTENTIONS)
+    parser.add_argument("--attention", type=str, default="mala", help=f"one of {names}")
+    parser.add_argument(
+        "--positions",
+        type=str,
+        default="auto",
+        help="auto: the mechanism's own default; relative (softmax only), rotary, sinusoid, none",
+    )
+    parser.add_argument("--out", type=str, required=True, help="folder of this run")
+    parser.add_argument(
+        "--resume",
+        type=str,
+        default="",
+        help="checkpoint to go on from; 'auto' takes the last one in --out, if there is one",
+    )
+    parser.add_argument(
+        "--init",
+        type=str,
+        default="",
+        help="checkpoint of another run or an exported folder, with the same tokenizer, whose weights to "
+        "start from",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="time a few steps, print parameters, hours, memory and projected time, and leave nothing",
+    )
+    sections = {"encoder": EncoderConfig, "frontend": FrontendConfig}
+    sections |= {name: cls.Options for name, cls in ATTENTIONS.items() if fields(cls.Options)}
+    sections |= {"data": DataConfig, "training": TrainingConfig}
+    for name, section in sections.items():
+        parser.add_class_arguments(section, name)
+    return parser
+
+
+def _to_config(parsed: Namespace) -> Config:
+    attention = parsed.attention
+    if attention not in ATTENTIONS:
+        known = ", ".join(ATTENTIONS)
+        raise UserError(f"--attention {attention}: unknown; choose one of {known}")
+    options = getattr(parsed, attention, None) or ATTENTIONS[attention].Options()
+    model = ModelConfig(attention, parsed.positions, options, parsed.encoder, parsed.frontend)
+    training = parsed.training
+    training = replace(training, validate_every=min(training.validate_every, training.steps))
+    checks = model_ranges(model) | {
+        "--data.max_seconds": parsed.data.max_seconds > 0,
+        "--data.workers": parsed.data.workers >= 0,
+        "--training.steps": training.steps > 0,
+        "--training.seconds": 0 < training.seconds < math.inf,
+        "--training.accumulate": training.accumulate > 0,
+        "--training.peak_lr": training.peak_lr > 0,
+        "--training.warmup": training.warmup >= 0,
+        "--training.clip": training.clip > 0,
+        "--training.average": 0 <= training.average < 1,
+        "--training.consistency": 0 <= training.consistency < math.inf,
+        "--training.intermediate": 0 <= training.intermediate < 1,
+        "--training.skip_limit": training.skip_limit > 0,
+        "--training.validate_every": training.validate_every > 0,
+        "--training.devices": training.devices > 0,
+        "--training.nodes": training.nodes > 0,
+    }
+    check_ranges(checks, parsed)
+    if training.steps % training.validate_every:
+        # A checkpoint comes with each validation; the run's end must have one.
+        raise UserError(
+            f"--training.steps {training.steps}: must be a multiple of "
+            f"--training.validate_every {training.validate_every}"
+        )
+    return Config(model, parsed.data, training, Path(parsed.out), parsed.resume, parsed.init, parsed.dry_run)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    # A recipe asks before its first stage whether its last but one will be understood.
+    run_program(lambda: parse_config() and None)

@@ -1,0 +1,155 @@
+"""One training run's model, loss, optimiser and validation, as a LightningModule."""
+
+import math
+import random
+from dataclasses import asdict
+
+import lightning as L
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from asr.checkpoints.checkpoint import (
+    pack_recipe,
+)
+from asr.data.batches import (
+    Batch,
+)
+from asr.data.tokenizer import Tokenizer
+from asr.decoding.greedy import greedy
+from asr.distributed import sum_over_ranks, world_size
+from asr.model.recogniser import Model
+from asr.scoring.errors import word_errors
+from asr.training.config import Config, TrainingConfig
+from asr.training.skipping import REPORT_EVERY, SkippedSteps
+
+
+class TrainingTask(L.LightningModule):
+    """One training run's model, loss, optimiser and validation."""
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.model = Model(config.model, tokenizer.pieces)
+        self.audio_seconds = 0.0
+        self.dev = [0.0] * 4  # on this rank, of the validation in progress: nats, pieces, errors, words
+        self.batch_number = 0  # of the next one, on this rank
+        self.data_digest = ""  # of the utterances trained on
+        self.skipped = SkippedSteps(config.training.skip_limit)
+
+    def on_fit_start(self) -> None:
+        name = "skipped.jsonl" if self.global_rank == 0 else f"skipped.{self.global_rank}.jsonl"
+        self.skipped.path = None if self.config.dry_run else self.config.out / name
+
+    def on_train_batch_start(self, batch: Batch, index: int) -> None:
+        # Dropout and augmentation are a function of seed and batch too: a resumed run draws the same.
+        key = f"{self.config.training.seed} {self.batch_number} {self.global_rank}"
+        torch.manual_seed(random.Random(key).getrandbits(63))
+        self.batch_number += 1
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        loss, losses = training_loss(self.model, batch, self.config.training)
+        self.skipped.watch(batch.ids, losses)
+        self.log("train_loss", loss)
+        return loss
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        if self.trainer.training:
+            self.audio_seconds += batch.seconds * self.trainer.world_size
+        return batch
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        log_probs, lengths = self.model(batch.waveforms, batch.lengths)
+        losses = self.model.head.loss(log_probs, lengths, batch.targets, batch.target_lengths)
+        # An utterance with more pieces than frames has no CTC path; dev is not filtered.
+        able = losses.isfinite()
+        counts = [losses[able].sum().item(), batch.target_lengths[able].sum().item(), 0, 0]
+        for classes, reference in zip(greedy(log_probs, lengths), batch.texts, strict=True):
+            count = word_errors(reference, self.tokenizer.decode(classes))
+            counts[2:] = counts[2] + count.total, counts[3] + count.words
+        self.dev = [a + b for a, b in zip(self.dev, counts, strict=True)]
+
+    def on_validation_epoch_end(self) -> None:
+        totals = sum_over_ranks(torch.tensor(self.dev, dtype=torch.float64, device=self.device))
+        nats, pieces, errors, words = totals.tolist()
+        self.dev = [0.0] * 4
+        self.log("dev_loss", nats / max(pieces, 1))  # the same on every rank, as is the next
+        self.log("dev_wer", 100 * errors / max(words, 1))
+        self.log("audio_hours", self.audio_seconds / 3600)
+
+    def configure_optimizers(self):
+        config = self.config.training
+        named = list(self.model.named_parameters())
+        matrices = {name for name, p in named if p.ndim > 1 and name.endswith("weight")}
+        decayed = [p for name, p in named if name in matrices]
+        rest = [p for name, p in named if name not in matrices]  # biases, norms, scales
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed}, {"params": rest, "weight_decay": 0.0}],
+            lr=config.peak_lr,
+            betas=(0.9, 0.98),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, config))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, **_) -> None:
+        # Lightning's own refuses a fused optimiser under bf16, for a reason that concerns fp16 only.
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.training.clip)
+        self.skipped.gate(self.optimizers(use_pl_optimizer=False), norm, self.global_step + 1)
+
+    def on_train_batch_end(self, outputs, batch: Batch, index: int) -> None:
+        if self.global_step % REPORT_EVERY == 0:
+            self.report_skipped()
+
+    def on_train_end(self) -> None:
+        self.report_skipped()
+
+    def report_skipped(self) -> None:
+        """Say which steps were skipped; raises UserError where they are too many."""
+        for line in self.skipped.report():
+            tqdm.write(line)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["recipe"] = pack_recipe(self.config.model, self.tokenizer)
+        checkpoint["training"] = asdict(self.config.training)
+        checkpoint["data_digest"] = self.data_digest
+        checkpoint["audio_seconds"] = self.audio_seconds
+        self.report_skipped()
+        checkpoint["skipped"] = [self.skipped.total, self.skipped.in_row]
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.audio_seconds = checkpoint["audio_seconds"]
+        self.skipped.total, self.skipped.in_row = checkpoint.get("skipped", (0, 0))
+
+
+def training_loss(model: Model, batch: Batch, config: TrainingConfig) -> tuple[Tensor, Tensor]:
+    """The loss to descend, in nats a piece, and each utterance's share (B,) of it before that division.
+
+    Divided by the pieces of all ranks over their number: the mean of the ranks' gradients is then the
+    gradient of the whole batch, however its pieces are spread.
+    """
+    views = 2 if config.consistency else 1
+    middle: list[Tensor] | None = [] if config.intermediate else None
+    log_probs, lengths = model(batch.waveforms, batch.lengths, views, middle)
+    targets, target_lengths = batch.targets.repeat(views, 1), batch.target_lengths.repeat(views)
+    losses = model.head.loss(log_probs, lengths, targets, target_lengths)
+    if middle:  # intermediate CTC (Lee and Watanabe, arXiv 2102.03216)
+        inner = model.head.loss(model.head(middle[0]), lengths, targets, target_lengths)
+        losses = (1 - config.intermediate) * losses + config.intermediate * inner
+    losses = losses.view(views, -1).mean(0)
+    if config.consistency:
+        losses = losses + config.consistency * model.head.consistency(log_probs, lengths)
+    pieces = sum_over_ranks(batch.target_lengths.sum())
+    return losses.sum() * world_size() / pieces, losses
+
+
+def lr_factor(step: int, config: TrainingConfig) -> float:
+    """Learning rate at a step as a share of the peak: linear warm-up, then noam's or cosine's fall."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    if config.schedule == "noam":
+        return math.sqrt(max(config.warmup, 1) / max(step, 1))
+    done = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

@@ -1,0 +1,219 @@
+"""Recordings: every format reads alike, and no cut or damaged file passes for a shorter one."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torchaudio.functional import resample
+
+from asr.data import audio
+from asr.data.audio import AudioError, check, duration, load, stream
+
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "LibriSpeech"
+FORMATS = {
+    "flac": ("FLAC", "PCM_16"),
+    "wav": ("WAV", "PCM_16"),
+    "opus": ("OGG", "OPUS"),
+    "ogg": ("OGG", "VORBIS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+WITHOUT_MP3 = [name for name in FORMATS if name != "mp3"]
+
+
+def tone(seconds=1.0, rate=16000, hertz=440.0):
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+
+
+def write(path, samples, rate=16000):
+    container, subtype = FORMATS[path.suffix[1:]]
+    soundfile.write(path, samples, rate, format=container, subtype=subtype)
+    return path
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_gives_the_same_sound(tmp_path, suffix):
+    path = write(tmp_path / f"a.{suffix}", tone(2.0))
+    samples = load(path)
+    assert samples.dtype == torch.float32 and samples.shape == (32000,)
+    assert check(path) == duration(path) == 2.0
+    middle = slice(8000, 24000)  # lossy codecs settle at the edges
+    expected = torch.from_numpy(tone(2.0)).float()
+    assert (samples - expected)[middle].square().mean().sqrt() < 0.02
+
+
+def test_16_bit_samples_come_out_exactly(tmp_path):
+    integers = np.random.default_rng(0).integers(-32768, 32768, 5000).astype(np.int16)
+    for name in ("a.flac", "a.wav"):
+        samples = load(write(tmp_path / name, integers))
+        assert torch.equal(samples, torch.from_numpy(integers).float() / 32768)
+
+
+@pytest.mark.parametrize("suffix, rate", [("wav", 48000), ("flac", 44100), ("opus", 48000)])
+def test_resamples(tmp_path, suffix, rate):
+    samples = load(write(tmp_path / f"a.{suffix}", tone(1.0, rate), rate))
+    assert samples.shape == (16000,)
+    spectrum = np.abs(np.fft.rfft(samples.numpy()))
+    assert spectrum.argmax() == 440  # bins are 1 Hz apart
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(block=st.integers(1, 5000), frames=st.integers(1, 12_000))
+def test_blocks_have_no_seams(tmp_path, monkeypatch, rate, block, frames):
+    monkeypatch.setattr(audio, "_BLOCK", block)
+    samples = np.random.default_rng(0).uniform(-0.3, 0.3, (frames, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
+    whole = resample(torch.from_numpy(samples.mean(axis=1)), rate, 16000)
+    joined = torch.cat(list(stream(tmp_path / "a.wav")))
+    assert joined.shape == whole.shape and torch.allclose(joined, whole, atol=1e-6)
+    assert torch.equal(joined, load(tmp_path / "a.wav"))
+
+
+def test_odd_rates(tmp_path):
+    samples = load(write(tmp_path / "a.wav", tone(1.0, 44101), 44101))
+    assert abs(len(samples) - 16000) <= 1
+    assert np.abs(np.fft.rfft(samples.numpy())).argmax() == 440
+
+
+def test_averages_channels(tmp_path):
+    stereo = np.stack([tone(), np.zeros(16000)], axis=1)
+    samples = load(write(tmp_path / "a.flac", stereo))
+    assert torch.allclose(samples, torch.from_numpy(tone() / 2).float(), atol=1e-4)
+
+
+def test_overshoot_is_clipped(tmp_path):
+    soundfile.write(tmp_path / "a.wav", 3 * tone(), 16000, subtype="FLOAT")
+    assert load(tmp_path / "a.wav").abs().max() == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 20000.0])
+def test_samples_that_are_no_sound(tmp_path, value):
+    samples = tone()
+    samples[7] = value
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    for read in (check, load):
+        with pytest.raises(AudioError, match=r"a\.wav: samples must lie in") as caught:
+            read(tmp_path / "a.wav")
+        assert caught.value.cause == "bad samples"
+
+
+@pytest.fixture(scope="module")
+def whole_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    noise = 0.1 * np.random.default_rng(0).standard_normal(24000)
+    return {name: write(folder / f"a.{name}", noise).read_bytes() for name in FORMATS}
+
+
+@pytest.mark.parametrize("suffix", WITHOUT_MP3)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_file_cut_anywhere_is_an_error(tmp_path, whole_files, suffix, data):
+    content = whole_files[suffix]
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    for read in (check, load):
+        with pytest.raises(AudioError, match=f"cut.{suffix}: ") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", WITHOUT_MP3)
+@pytest.mark.parametrize("missing", [1, 200, "half"])
+def test_truncation_is_named(tmp_path, whole_files, suffix, missing):
+    content = whole_files[suffix]
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(content[: -(len(content) // 2 if missing == "half" else missing)])
+    with pytest.raises(AudioError, match="truncated") as caught:
+        check(path)
+    assert caught.value.cause == "truncated"
+
+
+def test_truncated_mp3_with_a_length_in_its_header(tmp_path, whole_files):
+    path = tmp_path / "cut.mp3"
+    path.write_bytes(whole_files["mp3"][: len(whole_files["mp3"]) // 2])
+    with pytest.raises(AudioError, match=r"truncated: .* of 24000 frames"):
+        check(path)
+
+
+def test_damaged_flac(tmp_path, whole_files):
+    content = bytearray(whole_files["flac"])
+    content[len(content) // 2] ^= 0x55
+    (tmp_path / "a.flac").write_bytes(content)
+    with pytest.raises(AudioError, match="truncated or damaged"):
+        check(tmp_path / "a.flac")
+
+
+def test_flac_that_does_not_tell_its_length(tmp_path, whole_files):
+    content = bytearray(whole_files["flac"])
+    content[21] &= 0xF0  # the 36 bits of STREAMINFO that hold the number of samples
+    content[22:26] = bytes(4)
+    (tmp_path / "a.flac").write_bytes(content)
+    with pytest.raises(AudioError, match="does not say how long"):
+        duration(tmp_path / "a.flac")
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000])
+def test_wav_from_a_pipe_is_no_truncation(tmp_path, whole_files, size):
+    content = bytearray(whole_files["wav"])
+    at = content.index(b"data") + 4
+    content[at : at + 4] = struct.pack("<I", size)
+    (tmp_path / "a.wav").write_bytes(content)
+    assert check(tmp_path / "a.wav") == 1.5
+
+
+def test_wav_with_other_chunks(tmp_path, whole_files):
+    content = whole_files["wav"]
+    extra = b"LIST" + struct.pack("<I", 5) + b"hello" + b"\0"  # odd: one byte of padding
+    path = tmp_path / "a.wav"
+    path.write_bytes(content[:12] + extra + content[12:] + extra)
+    assert check(path) == 1.5
+    path.write_bytes(content[:12] + extra + content[12:-1])
+    with pytest.raises(AudioError, match="truncated"):
+        check(path)
+
+
+def test_ogg_with_a_tag_at_its_end_is_whole(tmp_path, whole_files):
+    (tmp_path / "a.opus").write_bytes(whole_files["opus"] + b"TAG" + bytes(125))
+    assert check(tmp_path / "a.opus") == 1.5
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_files_without_sound(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(b"")
+    with pytest.raises(AudioError, match=r"0 bytes") as caught:
+        check(path)
+    assert caught.value.cause == "zero length"
+    path.write_text("This is no recording.\n" * 100)
+    with pytest.raises(AudioError, match="not audio") as caught:
+        check(path)
+    assert caught.value.cause == "unreadable"
+
+
+def test_header_without_samples(tmp_path):
+    with pytest.raises(AudioError, match="length is zero") as caught:
+        load(write(tmp_path / "a.wav", np.zeros(0)))
+    assert caught.value.cause == "zero length"
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(AudioError, match=r"gone\.wav: no such file") as caught:
+        load(tmp_path / "gone.wav")
+    assert caught.value.cause == "missing"
+    with pytest.raises(AudioError, match="not a file"):
+        duration(tmp_path)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared LibriSpeech sample on this machine")
+def test_real_opus(tmp_path):
+    source = next(SHARED.glob("*/*/*/*.opus"))
+    seconds = check(source)
+    assert seconds == duration(source) and abs(len(load(source)) / 16000 - seconds) < 1e-3
+    (tmp_path / "cut.opus").write_bytes(source.read_bytes()[:-500])
+    with pytest.raises(AudioError, match="truncated"):
+        check(tmp_path / "cut.opus")

@@ -1,0 +1,100 @@
+import itertools
+import json
+import random
+
+import pytest
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr.data.batches import (
+    SpeechDataset,
+    TrainingSampler,
+    collate,
+    make_batches,
+    split_trainable,
+    write_excluded,
+)
+from asr.data.manifest import Utterance
+from asr.data.tokenizer import Tokenizer, train_tokenizer
+from asr.errors import UserError
+
+durations = st.lists(st.floats(0.1, 30), min_size=1, max_size=60)
+
+
+@given(durations=durations, seconds=st.floats(1, 100), seed=st.none() | st.integers(0, 99))
+def test_batches_hold_everything_once_and_no_more_than_the_budget(durations, seconds, seed):
+    batches = make_batches(durations, seconds, None if seed is None else random.Random(seed))
+    assert sorted(itertools.chain(*batches)) == list(range(len(durations)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(durations[i] for i in batch) <= seconds
+
+
+@given(durations=durations, start=st.integers(0, 100))
+def test_sampler_goes_on_where_it_is_told_to_start(durations, start):
+    whole, rest = (TrainingSampler(durations, 40, seed=7) for _ in range(2))
+    rest.start = start
+    expected = list(itertools.islice(whole, start, start + 20))
+    assert list(itertools.islice(rest, 20)) == expected
+
+
+def test_epochs_differ_and_seeds_differ():
+    durations = [1.0 + 0.01 * i for i in range(100)]
+    sampler = TrainingSampler(durations, 10, seed=1)
+    assert sampler.epoch(0) == sampler.epoch(0)
+    assert sampler.epoch(0) != sampler.epoch(1)
+    assert sampler.epoch(0) != TrainingSampler(durations, 10, seed=2).epoch(0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer(train_tokenizer(["AB BA ABBA BAB"] * 4, 8, "char"))
+
+
+def utterance(id: str, duration: float, text: str) -> Utterance:
+    return Utterance(id, f"/{id}.wav", duration, text, "s")
+
+
+def test_what_cannot_be_trained_on_is_told_by_cause(tokenizer, tmp_path):
+    items = [
+        utterance("good", 2.0, "AB BA"),
+        utterance("long", 30.0, "AB"),
+        utterance("empty", 1.0, "  "),
+        utterance("crowded", 0.3, "ABBA BAB ABBA"),
+        utterance("strange", 2.0, "ab ba"),
+    ]
+    kept, excluded = split_trainable(items, tokenizer, max_seconds=20, fastest=1.1)
+    assert [item.id for item in kept] == ["good"]
+    assert {item.id: item.cause for item in excluded} == {
+        "long": "too long",
+        "empty": "empty text",
+        "crowded": "more tokens than frames",
+        "strange": "letters that the tokenizer lacks",
+    }
+    told = write_excluded(tmp_path / "excluded.jsonl", excluded)
+    assert told == "1 empty text, 1 letters that the tokenizer lacks, 1 more tokens than frames, 1 too long"
+    lines = (tmp_path / "excluded.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["long", "empty", "crowded", "strange"]
+
+
+def test_batches_are_padded_with_zeros(tokenizer, tmp_path):
+    utterances = []
+    for name, samples, text in (("a", 3000, "AB"), ("b", 5000, "ABBA")):
+        path = tmp_path / f"{name}.wav"
+        soundfile.write(path, torch.full((samples,), 0.5).numpy(), 16_000)
+        utterances.append(Utterance(name, str(path), samples / 16_000, text, "s"))
+    dataset = SpeechDataset(utterances, tokenizer)
+    batch = collate([dataset[0], dataset[1]])
+    assert batch.waveforms.shape == (2, 5000) and batch.lengths.tolist() == [3000, 5000]
+    assert (batch.waveforms[0, 3000:] == 0).all() and batch.waveforms[0, :3000].min() > 0.49
+    assert batch.targets[0, : batch.target_lengths[0]].tolist() == tokenizer.encode("AB")
+    assert batch.seconds == pytest.approx(0.5)
+
+
+def test_a_manifest_that_lies_about_a_duration_is_named(tokenizer, tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, torch.zeros(8000).numpy(), 16_000)
+    dataset = SpeechDataset([Utterance("a", str(path), 9.0, "AB", "s")], tokenizer)
+    with pytest.raises(UserError, match=r"a\.wav: 0\.50 s long, but 9\.00 s in its manifest"):
+        dataset[0]

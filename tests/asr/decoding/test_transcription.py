@@ -1,0 +1,182 @@
+"""Recordings of every kind to transcripts."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from asr.data import audio
+from asr.data.manifest import read_manifest
+from asr.data.recordings import Recording, find_recordings
+from asr.data.tokenizer import Tokenizer
+from asr.decoding.beam import BeamPool
+from asr.decoding.greedy import greedy
+from asr.decoding.transcription import GreedyDecoder, LMDecoder, Output, run, transcribe
+from asr.errors import UserError
+from asr.lm import build as lm
+from asr.model.config import ModelConfig
+from asr.model.conformer import EncoderConfig
+from asr.model.frontend import FrontendConfig
+from asr.model.recogniser import Model
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus) -> Tokenizer:
+    return Tokenizer.load(corpus / "tokenizer.model")
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer) -> Model:
+    torch.manual_seed(0)
+    encoder = EncoderConfig(dim=16, layers=2, heads=2, kernel=5)
+    model = Model(ModelConfig("mala", encoder=encoder, frontend=FrontendConfig(mels=20)), tokenizer.pieces)
+    # Untrained: louder, so that frames differ, and with a bias for blanks, so that words are sparse.
+    with torch.no_grad():
+        model.head.project.weight *= 12
+        model.head.project.bias[0] += 3
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def paths(corpus) -> list[Path]:
+    return [Path(item.audio) for item in read_manifest(corpus / "test.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def joined(paths, tmp_path_factory) -> Path:
+    """All of them in one, at 44.1 kHz and in stereo."""
+    samples = torch.cat([audio.load(path, 44100) for path in paths]).numpy()
+    path = tmp_path_factory.mktemp("joined") / "joined.flac"
+    soundfile.write(path, np.stack([samples, 0.5 * samples], axis=1), 44100)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pool(corpus, tokenizer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("lm") / "3gram.bin"
+    lm.estimate([corpus / "lm.txt"], 3, path, estimator="own")
+    with BeamPool(path, tokenizer, 20, 1) as pool:
+        yield pool
+
+
+def transcripts(model, decoder, arguments, batch_seconds=120.0):
+    return list(transcribe(find_recordings(arguments), model, decoder, batch_seconds))
+
+
+def test_greedy_is_the_best_path_of_each_by_itself(model, tokenizer, paths):
+    found = transcripts(model, GreedyDecoder(tokenizer), paths)
+    assert [item.path for item in found] == list(map(str, paths))
+    assert len({item.text for item in found}) > 5
+    for item, path in zip(found, paths, strict=True):
+        waveform = audio.load(path)
+        with torch.inference_mode():
+            log_probs, lengths = model(waveform[None], torch.tensor([len(waveform)]))
+        assert item.text == tokenizer.decode(greedy(log_probs, lengths)[0])
+        assert item.duration == round(len(waveform) / 16000, 3)
+        assert " ".join(word.text for word in item.words) == " ".join(item.text.split())
+        assert all(0 <= word.start < word.end <= item.duration for word in item.words)
+
+
+def test_batches_change_neither_order_nor_text(model, tokenizer, paths):
+    wanted = transcripts(model, GreedyDecoder(tokenizer), paths)
+    for batch_seconds in (1e-3, 2.0, 5.0):  # all by the long path; in several windows; in fewer
+        found = transcripts(model, GreedyDecoder(tokenizer), paths, batch_seconds)
+        assert [(item.path, item.text) for item in found] == [(item.path, item.text) for item in wanted]
+
+
+def test_windows_give_the_first_before_the_last_is_read(model, tokenizer, paths):
+    def endless():
+        while True:
+            yield from find_recordings(paths)
+
+    found = transcribe(endless(), model, GreedyDecoder(tokenizer), 2.0)
+    assert next(found).path == str(paths[0])
+
+
+def test_long_is_as_short(model, tokenizer, joined, pool):
+    # 4 s, so that there is something to cut.
+    lm_decoder = LMDecoder(tokenizer, pool, 0.5, 1.0, together=3, longest=100)
+    for decoder in (GreedyDecoder(tokenizer), lm_decoder):
+        [whole] = transcripts(model, decoder, [joined])
+        [in_parts] = transcripts(model, decoder, [joined], batch_seconds=1.0)
+        assert whole.text == in_parts.text and whole.words == in_parts.words
+        assert whole.text and [word.text for word in whole.words] == whole.text.split()
+        starts = [word.start for word in whole.words]
+        assert starts == sorted(starts) and starts[-1] > 0.5 * whole.duration
+
+
+@pytest.mark.parametrize("name, parts", [("greedy", 300), ("lm", 60)])
+def test_posteriors_of_a_long_recording_are_dropped_as_they_are_decoded(tokenizer, pool, name, parts):
+    lm_decoder = LMDecoder(tokenizer, pool, 0.5, 1.0, together=2)
+    decoder = GreedyDecoder(tokenizer) if name == "greedy" else lm_decoder
+    silence = np.full((500, tokenizer.pieces + 1), -9, np.float32)
+    silence[:, 0] = -1e-3
+    tracemalloc.start()
+    try:
+        assert decoder([(silence.copy() for _ in range(parts))], 20.0 * parts) == [("", [])]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Two segments, what is left over, a part, copies of them; and the best path's few bytes a frame.
+    assert peak < 0.4 * parts * silence.nbytes and peak < 20 * silence.nbytes + 40 * 500 * parts
+
+
+def test_lm_words_are_the_hypothesis(model, tokenizer, paths, pool):
+    decoder = LMDecoder(tokenizer, pool, 0.5, 1.0, together=4)
+    for item in transcripts(model, decoder, paths):
+        assert " ".join(word.text for word in item.words) == item.text
+        assert all(0 <= word.start < word.end <= item.duration for word in item.words)
+
+
+@pytest.mark.parametrize("batch_seconds", [1e-3, 120.0])
+def test_a_bad_recording_stands_in_its_place(model, tokenizer, paths, tmp_path, batch_seconds):
+    damaged = tmp_path / "damaged.flac"
+    soundfile.write(damaged, 0.1 * np.random.default_rng(0).standard_normal(160_000), 16000)
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 0x55  # its header is right: it shows only as it is read
+    damaged.write_bytes(content)
+    arguments = [paths[0], damaged, tmp_path / "gone.wav", paths[1]]
+    found = transcripts(model, GreedyDecoder(tokenizer), arguments, batch_seconds)
+    assert [isinstance(item, UserError) for item in found] == [False, True, True, False]
+    assert "damaged.flac: truncated or damaged" in str(found[1]) and "no such file" in str(found[2])
+    assert [found[0].path, found[3].path] == [str(paths[0]), str(paths[1])]
+    assert all(
+        isinstance(item, UserError)
+        for item in transcripts(model, GreedyDecoder(tokenizer), [damaged], batch_seconds)
+    )
+
+
+def test_the_shortest_recording(model, tokenizer, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(1), 16000)
+    for batch_seconds in (1e-5, 120.0):
+        [item] = transcripts(model, GreedyDecoder(tokenizer), [tmp_path / "a.wav"], batch_seconds)
+        assert all(word.end <= item.duration for word in item.words)
+
+
+def plan(output: Output, *recordings: tuple[str, str]) -> list[Path]:
+    return output.plan([Recording(Path(path), Path(name), 1.0) for path, name in recordings], [Path("x.txt")])
+
+
+def test_outputs_never_meet(tmp_path):
+    output = Output("json", folder=tmp_path)
+    assert plan(output, ("a/t.v1.wav", "t.v1"), ("b/t.wav", "b/t")) == [
+        tmp_path / "t.v1.json",
+        tmp_path / "b" / "t.json",
+    ]
+    with pytest.raises(UserError, match=r"a/t\.wav and b/t\.flac would both be written to .*t\.json"):
+        plan(output, ("a/t.wav", "t"), ("b/t.flac", "t"))
+    with pytest.raises(UserError, match=r"would overwrite x\.txt"):
+        plan(Output("txt", folder=Path()), ("x.wav", "x"))
+
+
+def test_captions_of_several_want_a_folder(model, tokenizer, paths, tmp_path, capsys):
+    decoder = GreedyDecoder(tokenizer)
+    with pytest.raises(UserError, match="--out a folder"):
+        run(paths[:2], Output("srt"), model, decoder, 120.0)
+    assert run(paths[:1], Output("vtt"), model, decoder, 120.0) == 0
+    assert capsys.readouterr().out.startswith("WEBVTT\n")
+    assert run(paths[:2], Output("srt", folder=tmp_path), model, decoder, 120.0) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f"{p.stem}.srt" for p in paths[:2])

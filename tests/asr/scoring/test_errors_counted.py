@@ -1,0 +1,69 @@
+import jiwer
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr.scoring.errors import (
+    align,
+    character_errors,
+    count_errors,
+    score,
+    sum_errors,
+    word_errors,
+    write_trn,
+)
+
+sentence = st.lists(st.sampled_from(["A", "B", "CC", "D'S"]), max_size=8).map(" ".join)
+split = st.lists(st.tuples(sentence, sentence), min_size=1, max_size=8)
+
+
+@given(pairs=split)
+def test_rates_equal_jiwers(pairs):
+    references, hypotheses = map(list, zip(*pairs, strict=True))
+    result = score(references, hypotheses)
+    # Without a single reference word, both give the number of insertions as the rate.
+    assert result.wer == pytest.approx(100 * jiwer.wer(references, hypotheses))
+    assert result.cer == pytest.approx(100 * jiwer.cer(references, hypotheses))
+    assert result.sub + result.ins + result.deletions == pytest.approx(
+        result.wer * max(result.words, 1) / 100
+    )
+
+
+@given(pairs=split)
+def test_alignments_have_jiwers_counts(pairs):
+    expected = jiwer.process_words(*map(list, zip(*pairs, strict=True)))
+    total = sum_errors([count_errors(align(*pair)) for pair in pairs])
+    assert (total.substitutions, total.insertions, total.deletions) == (
+        expected.substitutions,
+        expected.insertions,
+        expected.deletions,
+    )
+    assert total.words - total.substitutions - total.deletions == expected.hits
+
+
+@given(reference=sentence, hypothesis=sentence)
+def test_an_alignment_holds_both_sides(reference, hypothesis):
+    pairs = align(reference, hypothesis)
+    assert [said for said, _ in pairs if said] == reference.split()
+    assert [heard for _, heard in pairs if heard] == hypothesis.split()
+    assert ("", "") not in pairs
+    assert count_errors(pairs) == word_errors(reference, hypothesis)
+
+
+@given(reference=sentence, hypothesis=sentence)
+def test_counts_add_up(reference, hypothesis):
+    count = word_errors(reference, hypothesis)
+    assert count.words == len(reference.split())
+    assert len(hypothesis.split()) == count.words - count.deletions + count.insertions
+    assert (count.total == 0) == (reference == hypothesis)
+
+
+def test_blanks_do_not_count():
+    assert word_errors(" A\tB  C ", "A B C").total == 0
+    assert character_errors(" A\tB  C ", "A B C").total == 0
+    assert align("A \t B", "A B") == [("A", "A"), ("B", "B")]
+
+
+def test_trn_is_what_sclite_reads(tmp_path):
+    write_trn(tmp_path / "x.trn", ["1-2-3", "4"], ["HELLO WORLD", ""])
+    assert (tmp_path / "x.trn").read_text() == "HELLO WORLD (1-2-3)\n (4)\n"

@@ -1,0 +1,68 @@
+import re
+
+import pytest
+import yaml
+
+from asr.attention import ATTENTIONS
+from asr.errors import UserError
+from asr.model.config import ModelConfig, model_from_dict, model_to_dict
+from asr.training.config import dump_config, parse_config
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_every_mechanism_is_one_flag_away(attention):
+    config = parse_config(["--out", "x", "--attention", attention])
+    assert config.model.attention == attention
+    assert isinstance(config.model.options, ATTENTIONS[attention].Options)
+
+
+def test_a_mechanisms_options_are_nested_under_its_name():
+    config = parse_config(["--out", "x", "--attention", "mala", "--mala.form", "eq13"])
+    assert config.model.options.form == "eq13"
+
+
+def test_command_line_beats_the_file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("attention: linear\ntraining: {steps: 7, seconds: 30}\n")
+    config = parse_config(["--config", str(path), "--out", "x", "--training.steps", "9"])
+    assert (config.model.attention, config.training.steps, config.training.seconds) == ("linear", 9, 30.0)
+
+
+def test_a_dumped_configuration_reads_back(tmp_path):
+    config = parse_config(
+        ["--out", "x", "--attention", "mala", "--mala.form", "released", "--encoder.dim", "8"]
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    assert parse_config(["--config", str(path)]) == config
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_model_configuration_survives_as_plain_values(attention):
+    config = ModelConfig(attention, options=ATTENTIONS[attention].Options())
+    assert model_from_dict(yaml.safe_load(yaml.safe_dump(model_to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--attention", "nope"], "--attention nope: unknown; choose one of softmax, linear, mala"),
+        (["--training.steps", "many"], "training.steps"),
+        (["--training.steps", "0"], "--training.steps 0: out of range"),
+        (["--mala.form", "eq99"], "mala.form"),
+        (["--no-such-option", "1"], "no-such-option"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+    ],
+)
+def test_bad_options_are_one_line(arguments, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        parse_config(["--out", "x", *arguments])
+    assert "\n" not in str(error.value)
+
+
+def test_help_explains_every_option(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(["--help"])
+    text = capsys.readouterr().out
+    for words in ("model dimension D", "highest learning rate", "centred", "SpecAugment"):
+        assert words in text
