@@ -89,7 +89,8 @@ training: {steps: 20, seconds: 20, warmup: 2, validate_every: 20, precision: fp3
 PROGRAM = """
 import os, pathlib, signal, sys
 from asr.training.config import parse_config
-from asr.training import TrainingTask, train
+from asr.training.run import train
+from asr.training.task import TrainingTask
 
 seen, warned_at, *arguments = sys.argv[1:]
 original, calls = TrainingTask.training_step, []

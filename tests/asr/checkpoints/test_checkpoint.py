@@ -108,7 +108,7 @@ def test_another_attention_or_tokenizer_is_refused(checkpoint, tokenizer):
 
 SAVE = """
 import torch, sys
-from asr.checkpoint import write_checkpoint
+from asr.checkpoints.checkpoint import write_checkpoint
 from asr.errors import run_program
 run_program(lambda: write_checkpoint({"x": torch.zeros(1_000_000)}, sys.argv[1]))
 """

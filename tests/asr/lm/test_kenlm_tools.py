@@ -65,7 +65,7 @@ def test_compiles_installs_and_is_found(python_folder, make_archive, capsys):
         kenlm_tools._find_compiler()
     except UserError:
         pytest.skip("no C++ compiler")
-    with pytest.raises(UserError, match=r"python -m asr\.kenlm_tools"):
+    with pytest.raises(UserError, match=r"python -m asr\.lm\.kenlm_tools"):
         kenlm_tools.find_build_binary()
     archive = make_archive(SOURCES)
     kenlm_tools.main(["--archive", str(archive)])

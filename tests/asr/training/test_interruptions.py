@@ -27,7 +27,8 @@ training: {steps: 8, seconds: 20, warmup: 2, validate_every: 4, precision: fp32,
 KILLED = """
 import os, pathlib, signal, sys
 from asr.training.config import parse_config
-from asr.training import TrainingTask, train
+from asr.training.run import train
+from asr.training.task import TrainingTask
 
 moment, number, *arguments = sys.argv[1:]
 owner, name = {"step": (TrainingTask, "training_step"), "rename": (pathlib.Path, "replace")}[moment]
