@@ -70,6 +70,7 @@ class SelfAttention(nn.Module, ABC):
 
     POSITIONS: ClassVar[tuple[str, ...]] = ("none", "sinusoid")
     PASSES: ClassVar[int] = 1  # over all frames before the first output; agent attention takes two
+    FUSED: ClassVar[str] = "fused Triton kernels"  # what computes ``fused_core``, in words
     Options: ClassVar[type] = AttentionOptions
 
     def __init__(self, dim: int, heads: int, positions: str = "auto", options=None) -> None:
@@ -128,7 +129,13 @@ class SelfAttention(nn.Module, ABC):
         return Projected(x, *(self._split(y) for y in projections))
 
     def core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
-        """q, k, v (B, H, N, d) of whole utterances to the output (B, H, N, d), computed in at least fp32."""
+        """q, k, v (B, H, N, d) of whole utterances to the output (B, H, N, d), fused where that can be."""
+        if self.eager_because(q):
+            return self.eager_core(q, k, v, frames)
+        return fused.run(self, q, k, v, frames)
+
+    def eager_core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
+        """``core`` in eager PyTorch, computed in at least fp32."""
         # bf16 loses the small differences that linear attention lives on.
         with torch.autocast(q.device.type, enabled=False):
             q, k, v = at_least_fp32(q), at_least_fp32(k), at_least_fp32(v)
@@ -137,9 +144,17 @@ class SelfAttention(nn.Module, ABC):
                 summary = self.summarise(q, k, v, frames, summary)
             return self.attend(q, summary, frames)
 
+    def fused_core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
+        """``core`` in the GPU's kernels, at the precision of q, k and v; where ``fused_refusal`` is None."""
+        raise NotImplementedError
+
+    def fused_refusal(self, q: Tensor) -> str | None:
+        """Why ``fused_core`` cannot take such queries (only device, dtype and d matter); None: it can."""
+        return "not made for this mechanism or these options"
+
     def eager_because(self, q: Tensor) -> str | None:
-        """Why ``core`` runs in eager PyTorch on such queries; None where a fused kernel runs."""
-        return fused.refusal(q, "", None)
+        """Why ``core`` runs in eager PyTorch on such queries; None where ``fused_core`` runs."""
+        return fused.refusal(self, q)
 
     @abstractmethod
     def summarise(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: Any) -> Any:
