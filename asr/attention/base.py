@@ -1,7 +1,7 @@
 """What every mechanism shares: projections, heads, positions, precision, local extras."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -151,6 +151,18 @@ class SelfAttention(nn.Module, ABC):
     def fused_refusal(self, q: Tensor) -> str | None:
         """Why ``fused_core`` cannot take such queries (only device, dtype and d matter); None: it can."""
         return "not made for this mechanism or these options"
+
+    def fused_variant(self, q: Tensor) -> Hashable:
+        """What of queries (B, H, N, d) decides the code that ``fused_core`` compiles for them."""
+        return None
+
+    def example(self, batch: int, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Frames]:
+        """What ``core`` takes, for a batch of (B, N) frames: zeros, laid out as projections are."""
+        device = self.query.weight.device
+        shape = batch, n, self.heads * self.head_dim
+        qkv = (torch.zeros(shape, dtype=dtype, device=device, requires_grad=True) for _ in range(3))
+        frames = Frames.whole(torch.ones(batch, n, dtype=torch.bool, device=device))
+        return *(self._split(x) for x in qkv), frames
 
     def eager_because(self, q: Tensor) -> str | None:
         """Why ``core`` runs in eager PyTorch on such queries; None where ``fused_core`` runs."""

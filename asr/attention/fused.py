@@ -4,6 +4,7 @@ A fused core is used once it has agreed with the eager one, on the first batch t
 """
 
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -61,20 +62,58 @@ def run(attention: "SelfAttention", q: Tensor, k: Tensor, v: Tensor, frames: "Fr
             _found[kind] = _difference(attention, q, k, v, frames)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # of a compiler, a driver: whatever it is, eager PyTorch is left
-            reject(attention, q, error)
-    if reason := _found.get(kind):
-        if _mode == "fused":
-            raise UserError(f"fused attention kernels: {reason}")
-        warnings.warn(f"fused attention kernels: {reason}; using eager PyTorch instead", stacklevel=2)
-        return attention.eager_core(q, k, v, frames)
-    return attention.fused_core(q, k, v, frames)
+        except Exception as error:
+            _found[kind] = _failure(error)
+        if _found[kind]:
+            _give_up(_found[kind])
+    core = attention.eager_core if _found.get(kind) else attention.fused_core
+    return core(q, k, v, frames)
 
 
-def reject(attention: "SelfAttention", q: Tensor, error: Exception) -> None:
-    """Run the eager core on queries like q from now on, since the fused one has failed."""
+def warm_up(attention: "SelfAttention", shapes: Iterable[tuple[int, int]], dtype: torch.dtype) -> int:
+    """Compile what a mechanism's fused core wants for batches that will come, forward and backward.
+
+    Args:
+        attention: on the device to use.
+        shapes: (utterances, frames) of the batches.
+        dtype: of q, k and v.
+
+    Returns:
+        the number of different kernels' variants that they need; 0 where the core is eager.
+
+    Raises:
+        UserError: the mode is ``fused`` and the kernels fail.
+    """
+    warm = set()
+    for batch, n in sorted(shapes):
+        q, k, v, frames = attention.example(batch, n, dtype)
+        if refusal(attention, q):
+            return 0
+        variant = attention.fused_variant(q)
+        if variant in warm:
+            continue
+        warm.add(variant)
+        try:
+            y = attention.fused_core(q, k, v, frames)
+            torch.autograd.grad(y, (q, k, v), torch.zeros_like(y))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            _found[_kind(attention, q)] = _failure(error)
+            _give_up(_failure(error))
+    return len(warm)
+
+
+def _failure(error: Exception) -> str:
+    """Of a compiler, a driver: whatever it is, eager PyTorch is left."""
     first = next(iter(str(error).splitlines()), "")
-    _found[_kind(attention, q)] = f"failed here with {type(error).__name__}: {first}"
+    return f"failed here with {type(error).__name__}: {first}"
+
+
+def _give_up(reason: str) -> None:
+    if _mode == "fused":
+        raise UserError(f"fused attention kernels: {reason}")
+    warnings.warn(f"fused attention kernels: {reason}; using eager PyTorch instead", stacklevel=3)
 
 
 def _kind(attention: "SelfAttention", q: Tensor) -> tuple:

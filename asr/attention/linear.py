@@ -1,7 +1,7 @@
 """Linear attention, and the base of the mechanisms built on its statistics."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import ClassVar
 
 import torch
@@ -77,6 +77,11 @@ class CentredAttention(SelfAttention):
         from asr.attention.kernels import centred
 
         return centred.refusal(q, self.kernel, self.fused_gain)
+
+    def fused_variant(self, q: Tensor) -> Hashable:
+        from asr.attention.kernels import centred
+
+        return centred.launch_variant(q.transpose(1, 2), self.kernel)
 
     def summarise(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: None) -> Statistics:
         return statistics(*self.key_features(k, frames), v, frames.valid)

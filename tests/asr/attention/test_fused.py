@@ -127,3 +127,36 @@ def test_comparing_draws_no_random_numbers(batch):
     drawn = torch.rand(())
     torch.manual_seed(3)
     assert drawn == torch.rand(())
+
+
+class TestWarmUp:
+    SHAPES = ((3, 7), (1, 20))
+
+    def test_a_core_is_run_once_for_each_variant_and_not_yet_trusted(self, monkeypatch):
+        module = Pretended()
+        monkeypatch.setattr(module, "fused_variant", lambda q: None)
+        assert fused.warm_up(module, set(self.SHAPES), torch.float32) == module.calls == 1
+        monkeypatch.setattr(module, "fused_variant", lambda q: q.shape)
+        assert fused.warm_up(module, set(self.SHAPES), torch.float32) == 2
+        assert all(parameter.grad is None for parameter in module.parameters())
+        calls = module.calls
+        module(torch.randn(2, 9, DIM), torch.ones(2, 9, dtype=torch.bool))
+        assert module.calls == calls + 2  # compared, and used
+
+    def test_a_core_that_fails_gives_way_before_the_first_step(self, batch):
+        module = Pretended(error=RuntimeError("no compiler"))
+        with pytest.warns(UserWarning, match="failed here with RuntimeError: no compiler; using eager"):
+            assert fused.warm_up(module, self.SHAPES, torch.float32) == 0
+        run(module, batch)
+        assert module.calls == 1
+
+    def test_an_eager_core_wants_none(self):
+        assert fused.warm_up(ATTENTIONS["nala"](DIM, HEADS), self.SHAPES, torch.float32) == 0
+
+    @pytest.mark.parametrize("name", ATTENTIONS)
+    def test_its_inputs_are_laid_out_as_projections_are(self, name):
+        module = ATTENTIONS[name](DIM, HEADS)
+        *example, frames = module.example(2, 5, torch.float32)
+        _, *projected = module.project(torch.randn(2, 5, DIM), frames)
+        for x, like in zip(example, projected, strict=True):
+            assert (x.shape, x.stride(), x.dtype) == (like.shape, like.stride(), like.dtype)

@@ -8,6 +8,7 @@ skipped. What needs no kernel to run, the compiler included, is tested here eith
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from asr.attention import ATTENTIONS
+from asr.attention import ATTENTIONS, fused
 from asr.attention.fused import set_mode
 from asr.attention.kernels import centred, passes
 from asr.model.frames import valid_frames
@@ -260,6 +261,17 @@ def test_a_mechanism_gives_the_same_fused_and_eager(name, positions):
         set_mode("auto")
     for a, b in zip(found["fused"], found["eager"], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@runs_kernels
+def test_warming_up_runs_each_variant_once():
+    module = ATTENTIONS["mala"](16, 2).to(DEVICE)
+    short = centred._launch_options(torch.empty(2, 9, 2, 8, device=DEVICE), "elu")[1]["BLOCK_N"]
+    shapes = {(2, 9), (2, 11), (1, 3 * short + 1), (1, 3 * short + 2)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fused.warm_up(module, shapes, torch.float32) == 2
+    assert fused.warm_up(ATTENTIONS["softmax"](16, 2).to(DEVICE), shapes, torch.float32) == 0
 
 
 @here_only
