@@ -1,8 +1,8 @@
-"""Softmax in half precision against float64, as far as a CPU can run it.
+"""Softmax in half precision against float64: on a GPU where there is one, else as far as a CPU can run it.
 
-The kernel for a bias runs here as PyTorch's CPU version of it. FlashAttention for sequences of many lengths
+The kernel for a bias runs on a CPU as PyTorch's version for it. FlashAttention for sequences of many lengths
 has none: ``varlen_on_cpu`` does what its documentation says, sequence by sequence, and checks what it asks
-for. That the call itself fits is seen with fake CUDA tensors. Nothing of this shows how a GPU rounds.
+for. That the call itself fits is seen with fake CUDA tensors. None of that shows how a GPU rounds.
 """
 
 import pytest
@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from references import softmax_weights
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention.varlen import varlen_attn
 
 from asr.attention import ATTENTIONS, Frames, flash
 from asr.model.frames import valid_frames
 
 SOFTMAX = ATTENTIONS["softmax"]
 HEADS, D = 2, 6  # not a multiple of 8
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 every_position = pytest.mark.parametrize("positions", SOFTMAX.POSITIONS)
 
 
@@ -38,9 +40,12 @@ def varlen_on_cpu(
     return torch.cat([y.transpose(0, 1) for y in outputs])
 
 
-@pytest.fixture(autouse=True)
-def on_cpu(monkeypatch):
-    monkeypatch.setattr(flash, "varlen_attn", varlen_on_cpu)
+@pytest.fixture(autouse=True, scope="module")
+def on_cpu():
+    with pytest.MonkeyPatch.context() as patch:
+        if DEVICE == "cpu":
+            patch.setattr(flash, "varlen_attn", varlen_on_cpu)
+        yield
 
 
 def make(positions: str, unit_query: bool = False):
@@ -49,15 +54,15 @@ def make(positions: str, unit_query: bool = False):
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(std=0.5)
-    return module
+    return module.to(DEVICE)
 
 
 def inputs(lengths: list[int], n: int, dtype=torch.bfloat16) -> tuple[list[Tensor], Frames]:
     """q, k, v as projections give them, with rubbish on padding, and which frames are valid."""
     valid = valid_frames(torch.tensor(lengths), n)
     x = torch.randn(3, len(lengths), n, HEADS, D)
-    x = torch.where(valid[:, :, None, None], x, 1e3 * torch.randn_like(x)).to(dtype)
-    return [y.transpose(1, 2).requires_grad_() for y in x], Frames.whole(valid)
+    x = torch.where(valid[:, :, None, None], x, 1e3 * torch.randn_like(x)).to(DEVICE, dtype)
+    return [y.transpose(1, 2).requires_grad_() for y in x], Frames.whole(valid.to(DEVICE))
 
 
 def differ(ours: Tensor, theirs: Tensor) -> float:
@@ -72,17 +77,17 @@ def test_equals_the_float64_reference_within_rounding(positions, unit_query, dty
     (q, k, v), frames = inputs([23, 9], 23, dtype)
     y = module.fused_core(q, k, v, frames)
     assert y.dtype == dtype and y.shape == v.shape
-    module.double()
+    module.cpu().double()
     for row, n in enumerate((23, 9)):
-        q64, k64, v64 = (x[row, :, :n].detach().double() for x in (q, k, v))
-        assert differ(y[row, :, :n], softmax_weights(q64, k64, module) @ v64) < most
+        q64, k64, v64 = (x[row, :, :n].detach().cpu().double() for x in (q, k, v))
+        assert differ(y[row, :, :n].cpu(), softmax_weights(q64, k64, module) @ v64) < most
 
 
 @every_position
 def test_gradients_are_those_of_the_fp32_core(positions):
     module = make(positions)
     x, frames = inputs([23, 9, 0], 25)
-    dy = torch.randn(3, HEADS, 25, D) * frames.valid[:, None, :, None]
+    dy = torch.randn(3, HEADS, 25, D, device=DEVICE) * frames.valid[:, None, :, None]
     found = []
     wanted = [*x, *(p for name, p in module.named_parameters() if "offset" in name or "bias" in name)]
     for core in (module.fused_core, module.eager_core):
@@ -103,15 +108,13 @@ def test_padding_and_batch_mates_change_no_more_than_rounding(positions, lengths
     module = make(positions)
     n = max(1, max(lengths) + extra)
     (q, k, v), frames = inputs(lengths, n)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flash, "varlen_attn", varlen_on_cpu)
-        together = module.fused_core(q, k, v, frames)
-        assert together.isfinite().all()
-        for row, length in enumerate(lengths):
-            if length:
-                one = Frames.whole(torch.ones(1, length, dtype=torch.bool))
-                alone = module.fused_core(*(x[row : row + 1, :, :length] for x in (q, k, v)), one)
-                assert (together[row, :, :length] - alone[0]).abs().max() <= 2e-2 * alone.abs().max()
+    together = module.fused_core(q, k, v, frames)
+    assert together.isfinite().all()
+    for row, length in enumerate(lengths):
+        if length:
+            one = Frames.whole(torch.ones(1, length, dtype=torch.bool, device=DEVICE))
+            alone = module.fused_core(*(x[row : row + 1, :, :length] for x in (q, k, v)), one)
+            assert (together[row, :, :length] - alone[0]).abs().max() <= 2e-2 * alone.abs().max()
 
 
 def test_valid_frames_and_padding_are_sequences_of_their_own():
@@ -122,14 +125,14 @@ def test_valid_frames_and_padding_are_sequences_of_their_own():
 def test_scores_stay_in_fp32_where_inputs_are(positions):
     """``attend`` serves the eager core too, which no half-precision kernel may reach."""
     (q, k, v), frames = inputs([9], 9, torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         assert make(positions).core(q, k, v, frames).dtype == torch.float32
 
 
 @pytest.mark.parametrize("positions", [p for p in SOFTMAX.POSITIONS if p != "relative"])
 def test_the_call_fits_a_gpu(positions, monkeypatch):
     """With fake tensors: shapes, types and devices are worked out, nothing is computed."""
-    monkeypatch.undo()
+    monkeypatch.setattr(flash, "varlen_attn", varlen_attn)
     with FakeTensorMode(), torch.device("cuda"):
         module = SOFTMAX(144, 4, positions)
         q, k, v = (torch.empty(3, 50, 4, 36, dtype=torch.bfloat16).transpose(1, 2) for _ in range(3))
