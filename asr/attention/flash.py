@@ -34,6 +34,11 @@ def refusal(q: Tensor) -> str | None:
     return None
 
 
+def aligned(d: int) -> int:
+    """The head size that the kernels read in place of d."""
+    return d + -d % ALIGNMENT
+
+
 def attend_within(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, scale: float) -> Tensor:
     """softmax(scale q k^T) v within each utterance, by FlashAttention for sequences of many lengths.
 
@@ -42,16 +47,16 @@ def attend_within(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, scale: float
     by itself costs less than masking it would: n^2 + (N - n)^2 products against N^2.
 
     Args:
-        q, k, v: (B, H, N, d), bf16 or fp16.
+        q, k, v: (B, H, N, d), bf16 or fp16; q and k may have zeros up to ``aligned(d)`` already.
         lengths: (B,) valid frames of each, 0 to N.
 
     Returns:
-        (B, H, N, d) like q; what stands on padding means nothing.
+        (B, H, N, d) like v; what stands on padding means nothing.
     """
     n = q.shape[-2]
     by_frame = (_aligned(x.transpose(1, 2)).flatten(0, 1) for x in (q, k, v))
     y = varlen_attn(*by_frame, *2 * [boundaries(lengths, n)], n, n, scale=scale)
-    return y.unflatten(0, (-1, n)).transpose(1, 2)[..., : q.shape[-1]]
+    return y.unflatten(0, (-1, n)).transpose(1, 2)[..., : v.shape[-1]]
 
 
 def boundaries(lengths: Tensor, n: int) -> Tensor:
@@ -81,5 +86,5 @@ def attend_biased(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -
 
 def _aligned(x: Tensor) -> Tensor:
     """x (..., d) with zeros up to the next multiple of 8 channels."""
-    missing = -x.shape[-1] % ALIGNMENT
+    missing = aligned(x.shape[-1]) - x.shape[-1]
     return F.pad(x, (0, missing)) if missing else x

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from asr.attention.base import Frames, SelfAttention
 
 MODES = ("auto", "eager", "fused")
-# Greatest difference of a fused core from the eager one on the same q, k and v: of outputs and of each
-# gradient, the norm of the difference over the norm, valid frames only. Half-precision products and results
-# are rounded to 2^-9, and softmax takes the exponential of such products; a wrong mask makes it about 1.
+# Greatest difference of a fused core's outputs from the eager one's on the same q, k and v, and half of what
+# each gradient may differ by: the norm of the difference over the norm, valid frames only. Half-precision
+# products and results are rounded to 2^-9, and softmax takes the exponential of such products: with scores of
+# deviation 16 its outputs differ by 0.01 and gradients by 0.04. A wrong mask makes it about 1.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 
 _mode = "auto"
@@ -140,9 +141,9 @@ def _difference(attention: "SelfAttention", q: Tensor, k: Tensor, v: Tensor, fra
     ours, theirs = results(attention.fused_core), results(attention.eager_core)
     sizes = [x.norm().item() for x in theirs]
     least = 0.05 * max(sizes[1:], default=0.0)  # a gradient that all but vanishes is rounding alone
-    most = TOLERANCE[q.dtype]
     for name, x, reference, size in zip(("outputs", "dq", "dk", "dv"), ours, theirs, sizes, strict=False):
         difference = (x - reference).norm().item() / max(size, least if name != "outputs" else 0.0, 1e-30)
+        most = (1 if name == "outputs" else 2) * TOLERANCE[q.dtype]
         if not difference <= most:  # so that NaN does not pass
             return f"{name} differ from eager PyTorch's by {difference:.2g} (at most {most:g})"
     return None

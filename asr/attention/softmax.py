@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from asr.attention import flash
 from asr.attention.base import AttentionOptions, Frames, SelfAttention, at_least_fp32
 from asr.attention.masked import mask_scores
-from asr.attention.positions import relative_shift, relative_sinusoids, rotate
+from asr.attention.positions import relative_shift, relative_sinusoids, rotary_table, rotate
 
 # Queries are taken in blocks whose scores by position stay under this many bytes.
 SCORE_BYTES = 2**28
@@ -79,11 +79,10 @@ class SoftmaxAttention(SelfAttention):
 
     def fused_core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
         with torch.autocast(q.device.type, enabled=False):
-            keys = self.summarise(q, k, v, frames, None)
             if self.positions == "relative":
-                return self.attend(q, keys, frames)
-            q = self._place(self._normalise(q), frames.start)
-            return flash.attend_within(q, keys.k, keys.v, frames.lengths, self.scale)
+                return self.attend(q, self.summarise(q, k, v, frames, None), frames)
+            q, k = (self._place_fast(x) for x in (self._normalise(q), k))
+            return flash.attend_within(q, k, v, frames.lengths, self.scale)
 
     def fused_refusal(self, q: Tensor) -> str | None:
         return flash.refusal(q)
@@ -117,6 +116,15 @@ class SoftmaxAttention(SelfAttention):
     def _normalise(self, q: Tensor) -> Tensor:
         """Queries (B, H, n, d), divided by their norms where that is asked for."""
         return F.normalize(at_least_fp32(q), dim=-1).to(q.dtype) if self.options.unit_query else q
+
+    def _place_fast(self, x: Tensor) -> Tensor:
+        """``_place`` from frame 0, in one kernel where it can run, then with zeros up to an aligned size."""
+        from asr.attention.kernels import rotary  # imports Triton, which not every machine has
+
+        if self.positions != "rotary" or not rotary.usable(x):
+            return self._place(x, 0)
+        table = rotary_table(x.shape[-2], self.head_dim, x.device)
+        return rotary.turn(x.transpose(1, 2), *table, flash.aligned(self.head_dim)).transpose(1, 2)
 
     def _place(self, x: Tensor, start: int) -> Tensor:
         """Queries or keys (B, H, n, d) from frame ``start`` with rotary positions, turned in fp32."""
