@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+from asr.attention.fused import set_mode
 from asr.checkpoints.checkpoint import Recipe, check_tokenizer, load_model
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer
@@ -49,6 +50,7 @@ from asr.decoding.transcription import (
 )
 from asr.decoding.tuning import UNTUNED, Surface, check_dev, format_surface, tune
 from asr.errors import UserError, run_program
+from asr.model.device import add_device_options, autocast, choose_device, choose_dtype, describe
 from asr.model.recogniser import Model
 from asr.scoring.errors import score
 
@@ -58,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     for split in args.tune_on:
         check_dev(split)
+    device = choose_device(args.device)
     model, recipe = load_model(args.checkpoint)
     if args.attention and args.attention != recipe.model.attention:
         raise UserError(
@@ -65,15 +68,17 @@ def main(argv: list[str] | None = None) -> int:
         )
     if args.tokenizer:
         check_tokenizer(args.checkpoint, recipe, Tokenizer.load(args.tokenizer))
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    set_mode(args.kernels)
+    model.to(device)
     try:
-        if args.audio:
-            return transcribe(args, model, recipe)
-        evaluate(args, model, recipe)
+        with autocast(device, choose_dtype(args.precision, device)):
+            if args.audio:
+                return transcribe(args, model, recipe)
+            evaluate(args, model, recipe)
     except torch.OutOfMemoryError:
         raise UserError(
             f"--batch-seconds {args.batch_seconds:g}: too little GPU memory; lower it, or decode on the CPU "
-            "(CUDA_VISIBLE_DEVICES= before the command)"
+            "(--device cpu)"
         ) from None
     return 0
 
@@ -110,6 +115,7 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
         "checkpoint": str(args.checkpoint),
         "attention": recipe.model.attention,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "computed": describe(model),
         "command": " ".join(["python", *sys.argv]),
     }
     started = time.monotonic()
@@ -208,6 +214,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokenizer")
     add("--batch-seconds", type=float, default=120.0, help="audio in a batch (%(default)s)")
     add("--jobs", type=int, default=os.cpu_count(), help="processes for beam search (%(default)s)")
+    add_device_options(parser)
     args = parser.parse_args(argv)
     if bool(args.audio) == bool(args.data):
         raise UserError("give either --data with --splits, or --audio")

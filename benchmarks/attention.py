@@ -1,17 +1,20 @@
-"""The attention core alone: fused kernels, eager and compiled PyTorch, and PyTorch's own softmax, in turns.
+"""The attention core alone: fused kernels, eager and compiled PyTorch, in turns.
 
     python benchmarks/attention.py                          # lengths 100 to 100 000 and three usual shapes
-    python benchmarks/attention.py --shapes 64x375 1x15000 --attention mala inline --positions rotary
+    python benchmarks/attention.py --shapes 64x375 1x15000 --attention mala softmax:rotary softmax:relative
+    python benchmarks/attention.py --shapes 64x375 --shortest 0.5       # a batch with padding
 
-Shapes are BATCHxFRAMES at size S (4 heads of 36); every utterance of a batch has its full length. On a GPU
-inputs are bf16, as training gives them, and softmax is PyTorch's flash kernel; on a CPU all are fp32 and
-there are no fused kernels. "of copy" is the share of the bandwidth of a large copy, measured on the spot, at
-which a fused core moves what it must: q, k, v and the output forward, 11 such arrays with the gradients.
-"eager/" and "softmax/" say how many times as long those take. Medians; run it on an idle machine.
+Shapes are BATCHxFRAMES at size S (4 heads of 36); with --shortest, utterances' lengths run evenly from that
+share of the frames to all of them. Mechanisms are named with their positions after a colon (rotary where they
+take them). On a GPU inputs are bf16, as training gives them, and softmax's fused core is PyTorch's flash
+kernel, or the memory-efficient one for relative positions; on a CPU all are fp32 and there are no fused
+kernels. "softmax torch", the yardstick, is PyTorch's own choice of kernel, without positions or mask. "of
+copy" is the share of the bandwidth of a large copy, measured on the spot, at which a fused core moves what
+it must: q, k, v and the output forward, 11 such arrays with the gradients. "eager/" and "softmax/" say how
+many times as long those take. Medians; run it on an idle machine.
 """
 
 import argparse
-import os
 import statistics
 import time
 import warnings
@@ -19,14 +22,18 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from step import hardware
 from torch import Tensor
 
-from asr.attention import ATTENTIONS, Frames
+from asr.attention import ATTENTIONS, Frames, SelfAttention
 from asr.attention.fused import set_mode
 from asr.errors import UserError, run_program
+from asr.model.device import add_device_options, choose_device, choose_dtype
+from asr.model.frames import valid_frames
 
 DIM, HEADS = 144, 4
 LENGTHS = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
+NAMES = ["linear", "inline", "mala", "softmax", "softmax:relative"]
 FRAMES = 24_000  # of a batch, where the length allows for several utterances
 USUAL = ("64x375", "64x1500", "1x15000")
 MOST_PRODUCTS = {"cuda": 2e10, "cpu": 3e8}  # B N^2 beyond which softmax is left out
@@ -39,7 +46,7 @@ class Clock:
         self.device, self.rounds, self.budget = device, rounds, budget
 
     def medians(self, tasks: dict[str, Callable[[], object]]) -> dict[str, float]:
-        """Median seconds by task; a task that runs out of memory is left out."""
+        """Median seconds by task; one that runs out of memory, or is refused, is left out."""
         times: dict[str, list[float]] = {}
         for name, task in tasks.items():
             try:
@@ -48,6 +55,8 @@ class Clock:
                 times[name] = []
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
+            except UserError as error:  # a fused core that does not agree with the eager one
+                print(f"{name}: {error}", flush=True)
         for _ in range(self.rounds):
             for name, taken in times.items():
                 if sum(taken) < self.budget:
@@ -76,12 +85,20 @@ def copy_bandwidth(clock: Clock) -> float:
     return 2 * x.numel() * 4 / clock.medians({"copy": lambda: y.copy_(x)})["copy"]
 
 
-def cores(name: str, positions: str, device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+def make(name: str) -> SelfAttention:
+    """A mechanism by NAME or NAME:POSITIONS."""
+    attention, _, positions = name.partition(":")
+    if attention not in ATTENTIONS:
+        raise UserError(f"--attention {name}: choose from {', '.join(ATTENTIONS)}")
+    default = "rotary" if "rotary" in ATTENTIONS[attention].POSITIONS else "auto"
+    return ATTENTIONS[attention](DIM, HEADS, positions or default)
+
+
+def cores(name: str, frames: Frames, dtype) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
     """One mechanism's core by implementation, each from q, k, v (B, N, H, d)."""
-    module = ATTENTIONS[name](DIM, HEADS, positions).to(device)
+    module = make(name).to(frames.valid.device)
 
     def run(core, mode: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        frames = Frames.whole(torch.ones(q.shape[:2], dtype=torch.bool, device=device))
         set_mode(mode)
         return core(*(x.transpose(1, 2) for x in (q, k, v)), frames)
 
@@ -92,7 +109,7 @@ def cores(name: str, positions: str, device: str) -> dict[str, Callable[[Tensor,
         "compiled": lambda *qkv: run(compiled, "eager", *qkv),
     }
     set_mode("auto")
-    if module.eager_because(torch.empty(1, HEADS, 1, DIM // HEADS, device=device)) is None:
+    if module.eager_because(module.example(1, 1, dtype)[0]) is None:
         found["fused"] = lambda *qkv: run(module.core, "fused", *qkv)
     return found
 
@@ -104,18 +121,23 @@ def softmax(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def measure(clock: Clock, args: argparse.Namespace, batch: int, n: int, copy: float) -> None:
     """Print the rows of one shape."""
-    dtype = torch.bfloat16 if clock.device == "cuda" else torch.float32
+    dtype = choose_dtype(args.precision, torch.device(clock.device))
     shape = (batch, n, HEADS, DIM // HEADS)
     leaves = [torch.randn(shape, device=clock.device, dtype=dtype, requires_grad=True) for _ in range(3)]
     dy = torch.randn(shape, device=clock.device).transpose(1, 2)
     gradients = {kind: dy.to(kind) for kind in (dtype, torch.float32)}  # eager cores return fp32
+    lengths = (n * torch.linspace(args.shortest, 1, batch, device=clock.device)).long()
+    lengths[-1] = n
+    frames = Frames.whole(valid_frames(lengths, n))
+    quadratic = batch * n * n <= MOST_PRODUCTS[clock.device]
     implementations = {
         f"{name} {how}": core
         for name in args.attention
-        for how, core in cores(name, args.positions, clock.device).items()
+        if quadratic or not name.startswith("softmax")
+        for how, core in cores(name, frames, dtype).items()
         if not (how == "compiled" and args.no_compile)
     }
-    if batch * n * n <= MOST_PRODUCTS[clock.device]:
+    if quadratic:
         implementations["softmax torch"] = softmax
 
     def forward(core) -> None:
@@ -130,10 +152,10 @@ def measure(clock: Clock, args: argparse.Namespace, batch: int, n: int, copy: fl
     boths = clock.medians({name: lambda c=core: both(c) for name, core in implementations.items()})
     size = batch * n * DIM * dtype.itemsize
     for name in implementations:
-        row = f"{f'{batch}x{n}':>10} {name:18}"
+        row = f"{f'{batch}x{n}':>10} {name:25}"
         for times, arrays in ((forwards, 4), (boths, 11)):
             if name not in times:
-                row += f"{'out of memory':>32}"
+                row += f"{'out of memory or refused':>33}"
                 continue
             seconds = times[name]
             row += f"{1e3 * seconds:10.3f}"
@@ -153,11 +175,16 @@ def main() -> None:
     add = parser.add_argument
     usual = [*(f"{max(1, FRAMES // n)}x{n}" for n in LENGTHS), *USUAL]
     add("--shapes", nargs="+", default=usual, metavar="BxN", help="batches and frames (%(default)s)")
-    add("--attention", nargs="+", choices=ATTENTIONS, default=["linear", "inline", "mala"], help="mechanisms")
-    add("--positions", default="rotary", help="positions of all but softmax (%(default)s)")
+    add("--attention", nargs="+", default=NAMES, metavar="NAME[:POSITIONS]", help="(%(default)s)")
+    add("--shortest", type=float, default=1.0, help="share of the frames in the shortest (%(default)s)")
     add("--rounds", type=int, default=21, help="timed runs of each, at most (%(default)s)")
     add("--no-compile", action="store_true", help="leave torch.compile out")
+    add_device_options(parser, "device", "precision")
     args = parser.parse_args()
+    if not 0 <= args.shortest <= 1:
+        raise UserError(f"--shortest {args.shortest:g}: must lie between 0 and 1")
+    for name in args.attention:
+        make(name)  # refuses what there is not
     shapes = []
     for shape in args.shapes:
         batch, _, n = shape.partition("x")
@@ -165,16 +192,16 @@ def main() -> None:
             raise UserError(f"--shapes {shape}: must look like 64x375, utterances by frames")
         shapes.append((int(batch), int(n)))
     warnings.filterwarnings("ignore", ".*lru_cache.*")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
+    device = choose_device(args.device).type
     clock = Clock(device, args.rounds)
     copy = copy_bandwidth(clock)
     print(
-        f"{where}, torch {torch.__version__}, copy {copy / 1e9:.0f} GB/s, medians of up to {args.rounds} runs"
+        f"{hardware(device)}, torch {torch.__version__}, copy {copy / 1e9:.0f} GB/s, medians of up to "
+        f"{args.rounds} runs"
     )
     titles = f"{'ms':>10}{'eager/':>7}{'softmax/':>8}{'of copy':>8}"
-    print(f"{'':29}{'forward':>32}{'forward + backward':>32}")
-    print(f"{'shape':>10} {'core':18}{titles}{titles}")
+    print(f"{'':36}{'forward':>32}{'forward + backward':>32}")
+    print(f"{'shape':>10} {'core':25}{titles}{titles}")
     for batch, n in shapes:
         measure(clock, args, batch, n, copy)
 

@@ -1,6 +1,7 @@
 """What a few choices are worth on this machine's CPU: each against its alternative, in turns, as medians.
 
     python benchmarks/cpu.py [--opus DIR --wav DIR]
+    python benchmarks/cpu.py --device cuda          # what of it a GPU may decide otherwise: the convolution
 
 --opus and --wav: folders with the same recordings in both formats, to compare how fast they load.
 Run it on an idle machine: a second busy process distorts everything that uses several threads.
@@ -9,11 +10,11 @@ Run it on an idle machine: a second busy process distorts everything that uses s
 import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from step import hardware, timed
 from torch import nn
 
 from asr.attention import ATTENTIONS
@@ -21,22 +22,21 @@ from asr.data import audio
 from asr.errors import UserError, run_program
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
+from asr.model.device import choose_device, has_bf16
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 
 ROUNDS = 9
 
 
-def medians(*tasks: Callable[[], object]) -> list[float]:
+def medians(*tasks: Callable[[], object], device: str = "cpu") -> list[float]:
     """Median seconds of each task, run in turns after one warm-up each."""
     times: list[list[float]] = [[] for _ in tasks]
     for task in tasks:
         task()
     for _ in range(ROUNDS):
         for task, taken in zip(tasks, times, strict=True):
-            started = time.perf_counter()
-            task()
-            taken.append(time.perf_counter() - started)
+            taken.append(timed(task, device))
     return [statistics.median(taken) for taken in times]
 
 
@@ -46,17 +46,20 @@ def show(what: str, slower: str, faster: str, times: list[float]) -> None:
     print(f"{what:44} {slower} {a:8.2f} ms   {faster} {b:8.2f} ms   ratio {a / b:5.2f}")
 
 
-def depthwise() -> None:
+def depthwise(batch: int, frames: int, dim: int, device: str = "cpu", dtype=torch.float32) -> None:
     """The convolution module's depthwise convolution, forward and backward, both ways."""
-    dim, kernel, frames, batch = 96, 31, 51, 28
-    one = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
-    two = nn.Conv2d(dim, dim, (kernel, 1), padding=(kernel // 2, 0), groups=dim)
-    x = torch.randn(batch, frames, dim, requires_grad=True)
+    kernel = EncoderConfig().kernel
+    where = {"device": device, "dtype": dtype}
+    one = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, **where)
+    two = nn.Conv2d(dim, dim, (kernel, 1), padding=(kernel // 2, 0), groups=dim, **where)
+    x = torch.randn(batch, frames, dim, requires_grad=True, **where)
     times = medians(
         lambda: one(x.transpose(1, 2)).transpose(1, 2).sum().backward(),
         lambda: two(x.transpose(1, 2)[..., None])[..., 0].transpose(1, 2).sum().backward(),
+        device=device,
     )
-    show(f"depthwise {batch} x {frames} frames, D {dim}, kernel {kernel}", "Conv1d", "Conv2d", times)
+    what = "" if device == "cpu" else f", {str(dtype).removeprefix('torch.')}"
+    show(f"depthwise {batch} x {frames} frames, D {dim}, kernel {kernel}{what}", "Conv1d", "Conv2d", times)
 
 
 def training_step(attention: str) -> None:
@@ -94,11 +97,19 @@ def main() -> None:
     )
     parser.add_argument("--opus", type=Path, help="folder with Opus recordings")
     parser.add_argument("--wav", type=Path, help="folder with WAV copies of them, by the same names")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
     args = parser.parse_args()
-    bf16 = "with" if torch.cpu._is_avx512_bf16_supported() else "without"
+    device = choose_device(args.device)
+    if device.type == "cuda":
+        print(f"{hardware('cuda')}, torch {torch.__version__}, medians of {ROUNDS} runs in turns")
+        for dtype in (torch.bfloat16, torch.float32):
+            for batch, frames, dim in ((64, 375, 144), (64, 375, 512), (16, 1500, 144)):
+                depthwise(batch, frames, dim, "cuda", dtype)
+        return
+    bf16 = "with" if has_bf16(device) else "without"
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {bf16} AVX-512 BF16")
     print(f"torch {torch.__version__}, medians of {ROUNDS} runs in turns")
-    depthwise()
+    depthwise(28, 51, 96)
     for attention in ATTENTIONS:
         training_step(attention)
     if args.opus and args.wav:

@@ -11,14 +11,16 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from step import PIECES, PIECES_PER_SECOND, fast_dtype, hardware, timed
+from step import PIECES, PIECES_PER_SECOND, hardware, timed
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from asr.attention import ATTENTIONS
+from asr.attention.fused import set_mode
 from asr.data.batches import Batch
 from asr.errors import UserError, run_program
 from asr.model.config import ModelConfig
 from asr.model.conformer import SIZES, EncoderConfig
+from asr.model.device import add_device_options, choose_device, choose_dtype
 from asr.model.frames import SAMPLE_RATE
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig
@@ -33,11 +35,11 @@ LEVERS = {
 }
 
 
-def make_step(attention: str, size: str, batch: Batch, device: str, options: dict) -> Callable[[], None]:
+def make_step(args: argparse.Namespace, batch: Batch, dtype, options: dict) -> Callable[[], None]:
     """A training step as train.py makes it."""
-    config, dtype = TrainingConfig(**{"average": 0.0, **options}), fast_dtype(device)
+    config, device = TrainingConfig(**{"average": 0.0, **options}), batch.waveforms.device.type
     torch.manual_seed(0)
-    model = Model(ModelConfig(attention, encoder=EncoderConfig(size)), PIECES).to(device).train()
+    model = Model(ModelConfig(args.attention, encoder=EncoderConfig(args.size)), PIECES).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     average = [value.detach().clone() for value in model.state_dict().values()]
     weights = list(model.state_dict().values())
@@ -59,16 +61,21 @@ def make_step(attention: str, size: str, batch: Batch, device: str, options: dic
 
 def main() -> None:
     """Parse the command line and print the table."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(
         prog="benchmarks/levers.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--attention", choices=ATTENTIONS, default="mala", help="(%(default)s)")
     add("--size", choices=SIZES, default="S", help="size of the encoder (%(default)s)")
-    add("--batch", default="32x15" if device == "cuda" else "8x5", help="utterances x seconds (%(default)s)")
-    add("--rounds", type=int, default=20 if device == "cuda" else 7, help="timed steps of each (%(default)s)")
+    add("--batch", help="utterances x seconds (32x15 on a GPU, 8x5 on a CPU)")
+    add("--rounds", type=int, help="timed steps of each (20 on a GPU, 7 on a CPU)")
+    add_device_options(parser)
     args = parser.parse_args()
+    device = choose_device(args.device).type
+    dtype = choose_dtype(args.precision, torch.device(device), cpu_too=True)
+    set_mode(args.kernels)
+    args.batch = args.batch or ("32x15" if device == "cuda" else "8x5")
+    args.rounds = args.rounds or (20 if device == "cuda" else 7)
     try:
         utterances, seconds = (int(part) for part in args.batch.split("x"))
     except ValueError:
@@ -82,9 +89,7 @@ def main() -> None:
         target_lengths=torch.full((utterances,), pieces, device=device),
         texts=[""] * utterances,
     )
-    steps = {
-        name: make_step(args.attention, args.size, batch, device, options) for name, options in LEVERS.items()
-    }
+    steps = {name: make_step(args, batch, dtype, options) for name, options in LEVERS.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(args.rounds + 1):
         # Every step draws the same speed and masks in a round.
@@ -93,8 +98,8 @@ def main() -> None:
             taken = timed(step, device)
             if number > 0:  # the first one warms up
                 times[name].append(taken)
-    what = f"{fast_dtype(device)}, {args.attention}, size {args.size}, {args.batch} s"
-    print(f"{hardware()}, torch {torch.__version__}, {what}")
+    what = f"{dtype}, {args.attention}, size {args.size}, {args.batch} s"
+    print(f"{hardware(device)}, torch {torch.__version__}, {what}")
     print(f"{'lever':28}{'ms a step':>10}{'ratio':>8}")
     plain = statistics.median(times["none"])
     for name, taken in times.items():

@@ -5,14 +5,14 @@
 
 Recordings under --audio are joined, again and again, to the length wanted; without --audio it is noise.
 Every length runs in a process of its own, so that its peak memory is its own. With --whole the recording
-also goes through the encoder at once, in another process, and the outputs are compared. Weights are random,
+also goes through the encoder at once, in another process, and the outputs are compared. Peak memory is the
+process's, on a GPU the GPU's. Weights are random,
 or a checkpoint's with --checkpoint. Run it on an idle machine.
 """
 
 import argparse
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from step import hardware
 
 from asr.attention import ATTENTIONS
 from asr.checkpoints.checkpoint import load_model
@@ -29,6 +30,7 @@ from asr.data import audio
 from asr.errors import UserError, run_program
 from asr.model.config import ModelConfig
 from asr.model.conformer import SIZES, EncoderConfig
+from asr.model.device import add_device_options, choose_device, given_options
 from asr.model.frames import SAMPLE_RATE
 from asr.model.long import encode_long, long_features
 from asr.model.recogniser import Model
@@ -59,25 +61,33 @@ def encode(args: argparse.Namespace) -> None:
         model, _ = load_model(args.checkpoint)
     else:
         model = Model(ModelConfig(args.attention[0], args.positions, encoder=EncoderConfig(args.size)), 256)
-    model.eval()
+    device = choose_device(args.device)
+    model.eval().to(device)
     waveform = torch.from_numpy(np.load(args.waveform, mmap_mode="r"))
     started = time.perf_counter()
     if args.at_once:
-        features, lengths = model.frontend(waveform[None], torch.tensor([len(waveform)]))
+        lengths = torch.tensor([len(waveform)], device=device)
+        features, lengths = model.frontend(waveform[None].to(device), lengths)
         encoded = model.encoder(features, lengths)[0][0]
     else:
         features = long_features(model.frontend, waveform, 4 * args.chunk)
         encoded = encode_long(model.encoder, features, args.chunk)
+    encoded = encoded.cpu()  # and with it, all that the device had to do
     seconds = time.perf_counter() - started
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    if device.type == "cuda":
+        gib = torch.cuda.max_memory_allocated() / 2**30
+    else:
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        gib = int(peak[1]) / 2**20
     np.save(args.encoded, encoded.numpy())
-    print(json.dumps({"seconds": seconds, "gib": int(peak[1]) / 2**20}))
+    print(json.dumps({"seconds": seconds, "gib": gib}))
 
 
 def run_apart(args: argparse.Namespace, attention: str, waveform: Path, encoded: Path, *more: str) -> dict:
     """``encode`` in a process of its own."""
     command = [sys.executable, __file__, "--attention", attention, "--size", args.size]
     command += ["--positions", args.positions, "--chunk", str(args.chunk)]
+    command += given_options(args, "device")
     command += ["--checkpoint", str(args.checkpoint)] if args.checkpoint else []
     command += ["--waveform", str(waveform), "--encoded", str(encoded), *more]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -125,6 +135,7 @@ def main() -> None:
     add("--size", choices=SIZES, default="S", help="size of the encoder (%(default)s)")
     add("--checkpoint", type=Path, help="a checkpoint of train.py instead of random weights")
     add("--chunk", type=int, default=1024, help="encoder frames of 40 ms at a time (%(default)s)")
+    add_device_options(parser, "device")
     add("--whole", action="store_true", help="also encode at once, and compare")
     for name in ("--waveform", "--encoded"):  # of the processes that this one starts
         add(name, type=Path, help=argparse.SUPPRESS)
@@ -134,7 +145,8 @@ def main() -> None:
         encode(args)
         return
     what = f"checkpoint {args.checkpoint}" if args.checkpoint else f"encoder {args.size}, random weights"
-    print(f"{what}; {os.cpu_count()} cores, torch {torch.__version__}, chunks of {args.chunk} frames")
+    where = hardware(choose_device(args.device).type)
+    print(f"{what}; {where}, torch {torch.__version__}, chunks of {args.chunk} frames")
     head = f"{'attention':10} {'minutes':>7} {'seconds':>9} {'x faster':>9} {'peak GiB':>9}"
     if args.whole:
         head += f" {'at once s':>9} {'GiB':>9}   greatest difference"

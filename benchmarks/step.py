@@ -5,10 +5,11 @@
 
 Batches are UTTERANCESxSECONDS of random features, all of full length. Every encoder stands behind the same
 4x subsampling and before the same CTC head and loss (256 pieces, 4 a second), with bf16 autocast where the
-device has it and the same fused AdamW. Ours are named by their attention. Peers: torchaudio.models.Conformer,
-and where they are installed (in an environment of the benchmark's own: none is a dependency) transformers'
-Parakeet encoder, SpeechBrain's and ESPnet's. "x real time" is seconds of audio per second; "matrix rate" is
-the share of a large product's, measured on the spot, that the step's matrix products reach.
+device has it (a CPU too, as in training) and the same fused AdamW. Ours are named by their attention. Peers:
+torchaudio.models.Conformer, and where they are installed (in an environment of the benchmark's own: none is
+a dependency) transformers' Parakeet encoder, SpeechBrain's and ESPnet's. "x real time" is seconds of audio
+per second; "matrix rate" is the share of a large product's, measured on the spot, that the step's matrix
+products reach.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from asr.attention.fused import set_mode
 from asr.errors import UserError, run_program
 from asr.model.conformer import SIZES, Encoder, EncoderConfig, Subsampling, resolve_size
 from asr.model.ctc import CTCHead
+from asr.model.device import add_device_options, choose_device, choose_dtype
 from asr.model.frames import valid_frames
 
 MELS, PIECES, PIECES_PER_SECOND = 80, 256, 4
@@ -162,15 +164,9 @@ def build(name: str, config: EncoderConfig) -> Recogniser:
     return Recogniser(encoder, config.dim).train()
 
 
-def hardware() -> str:
+def hardware(device: str) -> str:
     """The GPU's name, or the number of CPU cores."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-
-
-def fast_dtype(device: str) -> torch.dtype:
-    """bf16 where the device has it, as in training."""
-    has_bf16 = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if has_bf16 else torch.float32
+    return torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
 
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
@@ -229,7 +225,7 @@ def measure(args, names: list[str], utterances: int, seconds: float, device: str
             set_mode("eager")  # the counter does not see into fused kernels
             with FlopCounterMode(display=False) as counter:
                 make_step(name, config, batch, device, dtype, False)()
-            set_mode("auto")
+            set_mode(args.kernels)
             counted[name] = counter.get_total_flops()
             step = make_step(name, config, batch, device, dtype, args.compile)
             for _ in range(3 if device == "cuda" else 1):
@@ -260,7 +256,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="benchmarks/step.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     add = parser.add_argument
     add(
         "--encoders",
@@ -270,14 +265,16 @@ def main() -> None:
     add(
         "--batches",
         nargs="+",
-        default=["32x15", "256x15"] if device == "cuda" else ["8x5"],
-        help="(%(default)s)",
+        help="(32x15 256x15 on a GPU, 8x5 on a CPU)",
     )
     add("--size", choices=SIZES, default="S", help="size of the encoders (%(default)s)")
-    add("--rounds", type=int, default=20 if device == "cuda" else 5, help="timed steps of each (%(default)s)")
+    add("--rounds", type=int, help="timed steps of each (20 on a GPU, 5 on a CPU)")
     add("--compile", action="store_true", help="compile all encoders, peers too")
-    add("--fp32", action="store_true", help="no bf16")
+    add_device_options(parser)
     args = parser.parse_args()
+    device = choose_device(args.device).type
+    args.batches = args.batches or (["32x15", "256x15"] if device == "cuda" else ["8x5"])
+    args.rounds = args.rounds or (20 if device == "cuda" else 5)
     there = [name for name, (package, _) in PEERS.items() if importlib.util.find_spec(package)]
     names = args.encoders or [*ATTENTIONS, *there]
     for name in names:
@@ -290,9 +287,11 @@ def main() -> None:
             shapes.append((int(utterances), float(seconds)))
         except ValueError:
             raise UserError(f"--batches {shape}: must look like 32x15, utterances by seconds") from None
-    dtype = torch.float32 if args.fp32 else fast_dtype(device)
+    dtype = choose_dtype(args.precision, torch.device(device), cpu_too=True)
     rate = matrix_rate(device, dtype)
-    print(f"{hardware()}, torch {torch.__version__}, {dtype}, {rate / 1e12:.2f} TFLOP/s, size {args.size}")
+    print(
+        f"{hardware(device)}, torch {torch.__version__}, {dtype}, {rate / 1e12:.2f} TFLOP/s, size {args.size}"
+    )
     titles = ("ms a step", "x real time", "h per s", "torchaudio/", "peak GiB", "matrix rate")
     widths = (10, 12, 9, 12, 9, 14)
     titled = "".join(f"{title:>{width}}" for title, width in zip(titles, widths, strict=True))

@@ -32,6 +32,7 @@ from asr.decoding.beam import BeamDecoder
 from asr.decoding.pauses import LONGEST, cut_at_pauses
 from asr.decoding.tuning import UNTUNED
 from asr.errors import UserError, run_program
+from asr.model.device import add_device_options, given_options
 from asr.model.frames import FRAME_SECONDS, SAMPLE_RATE
 from asr.model.long import long_log_probs
 from asr.scoring.errors import score
@@ -54,6 +55,7 @@ def time_program(path: Path, reference: str, lm: Path | None, args: argparse.Nam
     """Print the row of one run of decode.py."""
     command = [sys.executable, "decode.py", "--checkpoint", str(args.checkpoint), "--audio", str(path)]
     command += ["--format", "json", "--jobs", str(args.jobs), *(["--lm", str(lm)] if lm else [])]
+    command += given_options(args)
     started = time.perf_counter()
     with tempfile.TemporaryFile() as errors:
         program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
@@ -109,6 +111,7 @@ def main() -> None:
     add("--channels", type=int, default=1, help="its channels (%(default)s)")
     add("--jobs", type=int, default=os.cpu_count(), help="processes of beam search (%(default)s)")
     add("--cutting", action="store_true", help="compare with searching the whole; wants --lm")
+    add_device_options(parser)
     args = parser.parse_args()
     if args.cutting and not args.lm:
         raise UserError("--cutting wants --lm")

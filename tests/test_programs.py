@@ -13,6 +13,7 @@ import torch
 
 import decode
 from asr.attention import ATTENTIONS
+from asr.attention.fused import set_mode
 from asr.checkpoints.checkpoint import load_model
 from asr.data.manifest import read_manifest, write_manifest
 from asr.errors import UserError
@@ -296,6 +297,18 @@ def test_fixed_weights_are_not_tuned(finished, data, tmp_path):
     evaluate(finished, data, tmp_path, "--lm", lm, "--lm-weight", "0.7", "--word-score", "1", "--jobs", "1")
     results = json.loads((tmp_path / "wer.json").read_text())
     assert (results["lm_weight"], results["word_score"], results["tuned_on"]) == (0.7, 1.0, [])
+
+
+def test_device_precision_and_kernels_are_taken_and_noted(finished, data, tmp_path):
+    evaluate(finished, data, tmp_path / "bf16", "--device", "cpu", "--precision", "bf16")
+    computed = json.loads((tmp_path / "bf16" / "wer.json").read_text())["computed"]
+    assert computed.startswith("CPU, bfloat16, attention core: eager PyTorch (no CUDA device")
+    try:
+        with pytest.raises(UserError, match="fused attention kernels: no CUDA device"):
+            evaluate(finished, data, tmp_path / "fused", "--device", "cpu", "--kernels", "fused")
+    finally:
+        set_mode("auto")
+    assert not (tmp_path / "fused").exists()
 
 
 BAD_DECODING = {

@@ -1,7 +1,7 @@
 """What every mechanism shares: projections, heads, positions, precision, local extras."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -70,6 +70,7 @@ class SelfAttention(nn.Module, ABC):
 
     POSITIONS: ClassVar[tuple[str, ...]] = ("none", "sinusoid")
     PASSES: ClassVar[int] = 1  # over all frames before the first output; agent attention takes two
+    FUSED: ClassVar[str] = "fused Triton kernels"  # what computes ``fused_core``, in words
     Options: ClassVar[type] = AttentionOptions
 
     def __init__(self, dim: int, heads: int, positions: str = "auto", options=None) -> None:
@@ -128,7 +129,13 @@ class SelfAttention(nn.Module, ABC):
         return Projected(x, *(self._split(y) for y in projections))
 
     def core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
-        """q, k, v (B, H, N, d) of whole utterances to the output (B, H, N, d), computed in at least fp32."""
+        """q, k, v (B, H, N, d) of whole utterances to the output (B, H, N, d), fused where that can be."""
+        if self.eager_because(q):
+            return self.eager_core(q, k, v, frames)
+        return fused.run(self, q, k, v, frames)
+
+    def eager_core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
+        """``core`` in eager PyTorch, computed in at least fp32."""
         # bf16 loses the small differences that linear attention lives on.
         with torch.autocast(q.device.type, enabled=False):
             q, k, v = at_least_fp32(q), at_least_fp32(k), at_least_fp32(v)
@@ -137,9 +144,29 @@ class SelfAttention(nn.Module, ABC):
                 summary = self.summarise(q, k, v, frames, summary)
             return self.attend(q, summary, frames)
 
+    def fused_core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
+        """``core`` in the GPU's kernels, at the precision of q, k and v; where ``fused_refusal`` is None."""
+        raise NotImplementedError
+
+    def fused_refusal(self, q: Tensor) -> str | None:
+        """Why ``fused_core`` cannot take such queries (only device, dtype and d matter); None: it can."""
+        return "not made for this mechanism or these options"
+
+    def fused_variant(self, q: Tensor) -> Hashable:
+        """What of queries (B, H, N, d) decides the code that ``fused_core`` compiles for them."""
+        return None
+
+    def example(self, batch: int, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Frames]:
+        """What ``core`` takes, for a batch of (B, N) frames: zeros, laid out as projections are."""
+        device = self.query.weight.device
+        shape = batch, n, self.heads * self.head_dim
+        qkv = (torch.zeros(shape, dtype=dtype, device=device, requires_grad=True) for _ in range(3))
+        frames = Frames.whole(torch.ones(batch, n, dtype=torch.bool, device=device))
+        return *(self._split(x) for x in qkv), frames
+
     def eager_because(self, q: Tensor) -> str | None:
-        """Why ``core`` runs in eager PyTorch on such queries; None where a fused kernel runs."""
-        return fused.refusal(q, "", None)
+        """Why ``core`` runs in eager PyTorch on such queries; None where ``fused_core`` runs."""
+        return fused.refusal(self, q)
 
     @abstractmethod
     def summarise(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: Any) -> Any:

@@ -1,13 +1,12 @@
 """Linear attention, and the base of the mechanisms built on its statistics."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from asr.attention import fused
 from asr.attention.base import Frames, SelfAttention
 from asr.attention.features import KERNELS
 from asr.attention.masked import (
@@ -64,14 +63,25 @@ class CentredAttention(SelfAttention):
         """The same of the keys."""
         return self.query_features(k, frames)
 
-    def core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
-        if self.eager_because(q):
-            return super().core(q, k, v, frames)
-        table = rotary_table(q.shape[-2], self.head_dim, q.device) if self.positions == "rotary" else None
-        return fused.centred_attention(q, k, v, frames.lengths, table, self.kernel, self.fused_gain)
+    def fused_core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
+        from asr.attention.kernels import centred  # imports Triton, which not every machine has
 
-    def eager_because(self, q: Tensor) -> str | None:
-        return fused.refusal(q, self.kernel, self.fused_gain)
+        table = rotary_table(q.shape[-2], self.head_dim, q.device) if self.positions == "rotary" else None
+        by_frame = (x.transpose(1, 2) for x in (q, k, v))
+        y = centred.centred_attention(*by_frame, frames.lengths, table, self.kernel, self.fused_gain)
+        return y.transpose(1, 2)
+
+    def fused_refusal(self, q: Tensor) -> str | None:
+        if self.fused_gain is None:
+            return super().fused_refusal(q)
+        from asr.attention.kernels import centred
+
+        return centred.refusal(q, self.kernel, self.fused_gain)
+
+    def fused_variant(self, q: Tensor) -> Hashable:
+        from asr.attention.kernels import centred
+
+        return centred.launch_variant(q.transpose(1, 2), self.kernel)
 
     def summarise(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: None) -> Statistics:
         return statistics(*self.key_features(k, frames), v, frames.valid)

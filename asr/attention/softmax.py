@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.attention.base import AttentionOptions, Frames, SelfAttention
+from asr.attention import flash
+from asr.attention.base import AttentionOptions, Frames, SelfAttention, at_least_fp32
 from asr.attention.masked import mask_scores
-from asr.attention.positions import relative_shift, relative_sinusoids, rotate
+from asr.attention.positions import relative_shift, relative_sinusoids, rotary_table, rotate
 
 # Queries are taken in blocks whose scores by position stay under this many bytes.
 SCORE_BYTES = 2**28
@@ -42,9 +43,13 @@ class SoftmaxAttention(SelfAttention):
     With ``relative`` positions (Conformer's own) the scores are Transformer-XL's,
     (q_i + a) . k_j + (q_i + b) . W r_{i-j}, with learnt biases a and b per head (arXiv 1901.02860).
     Time grows with N^2; memory with N, as queries are taken in blocks where N is large.
+
+    On a GPU, q, k and v in half precision go to PyTorch's own kernels for it (asr/attention/flash.py): to
+    FlashAttention, or with ``relative`` positions, whose bias it does not take, to the memory-efficient one.
     """
 
     POSITIONS = ("relative", "rotary", "sinusoid", "none")
+    FUSED = "PyTorch's flash or memory-efficient kernel"
     Options = SoftmaxOptions
 
     def __init__(self, dim: int, heads: int, positions: str = "auto", options=None) -> None:
@@ -55,8 +60,7 @@ class SoftmaxAttention(SelfAttention):
             self.offset_bias = nn.Parameter(torch.zeros(heads, 1, self.head_dim))
 
     def summarise(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: None) -> Keys:
-        k = rotate(k, frames.start) if self.positions == "rotary" else k
-        return Keys(k, v, frames.valid)
+        return Keys(self._place(k, frames.start), v, frames.valid)
 
     def combine(self, summaries: Sequence[Keys]) -> Keys:
         k, v, valid = zip(*summaries, strict=True)
@@ -73,6 +77,16 @@ class SoftmaxAttention(SelfAttention):
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -2)
 
+    def fused_core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
+        with torch.autocast(q.device.type, enabled=False):
+            if self.positions == "relative":
+                return self.attend(q, self.summarise(q, k, v, frames, None), frames)
+            q, k = (self._place_fast(x) for x in (self._normalise(q), k))
+            return flash.attend_within(q, k, v, frames.lengths, self.scale)
+
+    def fused_refusal(self, q: Tensor) -> str | None:
+        return flash.refusal(q)
+
     def weights(self, q: Tensor, k: Tensor, frames: Frames) -> Tensor:
         keys = self.summarise(q, k, k, frames, None)
         q, bias = self._inputs(q, keys, frames.start)
@@ -81,21 +95,37 @@ class SoftmaxAttention(SelfAttention):
     def _attend_block(self, q: Tensor, keys: Keys, start: int) -> Tensor:
         """The output (B, H, n, d) for n queries from frame ``start``."""
         q, bias = self._inputs(q, keys, start)
+        if q.dtype in flash.DTYPES:
+            return flash.attend_biased(q, keys.k, keys.v, bias, self.scale)
         return F.scaled_dot_product_attention(q, keys.k, keys.v, attn_mask=bias, scale=self.scale)
 
     def _inputs(self, q: Tensor, keys: Keys, start: int) -> tuple[Tensor, Tensor]:
         """Queries from frame ``start``, and the bias (B, H or 1, n or 1, N) that masks and places keys."""
         bias = mask_scores(torch.zeros_like(keys.k[:, :1, None, :, 0]), keys.valid)
-        if self.options.unit_query:
-            q = F.normalize(q, dim=-1)
-        if self.positions == "rotary":
-            q = rotate(q, start)
+        q = self._place(self._normalise(q), start)
         if self.positions == "relative":
             dim = self.heads * self.head_dim
             offsets = relative_sinusoids(q.shape[-2], keys.k.shape[-2], start, dim, q.device, q.dtype)
             offsets = F.linear(offsets, self.offset.weight.to(q.dtype))
             offsets = offsets.unflatten(-1, (self.heads, self.head_dim)).transpose(0, 1)
-            by_offset = (q + self.offset_bias) @ offsets.transpose(-2, -1)
-            bias = bias + relative_shift(by_offset) * self.scale
-            q = q + self.content_bias
+            by_offset = ((q + self.offset_bias) * self.scale).to(q.dtype) @ offsets.transpose(-2, -1)
+            bias = bias + relative_shift(by_offset)
+            q = (q + self.content_bias).to(q.dtype)
         return q, bias
+
+    def _normalise(self, q: Tensor) -> Tensor:
+        """Queries (B, H, n, d), divided by their norms where that is asked for."""
+        return F.normalize(at_least_fp32(q), dim=-1).to(q.dtype) if self.options.unit_query else q
+
+    def _place_fast(self, x: Tensor) -> Tensor:
+        """``_place`` from frame 0, in one kernel where it can run, then with zeros up to an aligned size."""
+        from asr.attention.kernels import rotary  # imports Triton, which not every machine has
+
+        if self.positions != "rotary" or not rotary.usable(x):
+            return self._place(x, 0)
+        table = rotary_table(x.shape[-2], self.head_dim, x.device)
+        return rotary.turn(x.transpose(1, 2), *table, flash.aligned(self.head_dim)).transpose(1, 2)
+
+    def _place(self, x: Tensor, start: int) -> Tensor:
+        """Queries or keys (B, H, n, d) from frame ``start`` with rotary positions, turned in fp32."""
+        return rotate(at_least_fp32(x), start).to(x.dtype) if self.positions == "rotary" else x

@@ -115,13 +115,12 @@ class Encoder(nn.Module):
             block.attention.core = torch.compiler.disable(block.attention.core)
             block.compile(dynamic=True, backend=backend)
 
-    def attention_core(self, device: torch.device) -> str:
-        """In words, what computes the attention core on a device: fused kernels, or PyTorch and why."""
+    def attention_core(self, device: torch.device, dtype: torch.dtype = torch.float32) -> str:
+        """In words, what computes the attention core from such q, k and v, and why no fused kernel does."""
         attention = self.blocks[0].attention
-        reason = attention.eager_because(
-            torch.empty(1, attention.heads, 1, attention.head_dim, device=device)
-        )
-        return f"eager PyTorch ({reason})" if reason else "fused Triton kernels"
+        q = torch.empty(1, attention.heads, 1, attention.head_dim, device=device, dtype=dtype)
+        reason = attention.eager_because(q)
+        return f"eager PyTorch ({reason})" if reason else attention.FUSED
 
 
 class Subsampling(nn.Module):

@@ -60,10 +60,12 @@ class TrainingConfig:
             are skipped and listed in skipped.jsonl.
         validate_every: steps between validations, each of which writes a checkpoint.
         seed: of weights, batches and augmentation.
-        precision: auto (bf16 where the GPU or CPU has it, else fp32), fp32 or bf16. Attention's core,
-            batch norm and CTC are in fp32 in any case.
-        kernels: attention core on a GPU: auto (fused Triton kernels for the mechanisms that have them,
-            else eager PyTorch), eager, or fused (an error where they cannot run).
+        precision: auto (bf16 where the GPU or CPU has it, else fp32), fp32 or bf16. Batch norm, CTC and
+            attention's eager core are in fp32 in any case; its fused cores follow the precision.
+        kernels: attention core on a GPU: auto (fused kernels for linear, mala and inline, which under bf16
+            read bf16, multiply in TF32 and sum in fp32, and for softmax under bf16, PyTorch's flash or
+            memory-efficient kernel, which multiplies in bf16; each once it agrees with eager PyTorch on
+            the first batch), eager (fp32 throughout), or fused (an error where they cannot run).
         compile: put the encoder's blocks through torch.compile, for a GPU: fewer and larger kernels, after
             a minute or so at the start. Not worth it on a CPU.
         accelerator: auto, cpu or gpu.

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from asr.data.batches import make_batches
 from asr.training.config import Config
+from asr.training.warm_up import WarmUp, core_dtype
 
 STEPS, WARM_UP = 8, 3
 
@@ -52,7 +53,7 @@ def dry_run(config: Config, task: L.LightningModule, loader, durations: list[flo
         max_epochs=-1,
         limit_val_batches=0,
         use_distributed_sampler=False,
-        callbacks=[watch],
+        callbacks=[watch, WarmUp(config, durations, durations)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -67,7 +68,8 @@ def dry_run(config: Config, task: L.LightningModule, loader, durations: list[flo
     audio = (watch.audio[-1] - watch.audio[WARM_UP]) / (watch.ends[-1] - watch.ends[WARM_UP])
     parameters = sum(p.numel() for p in task.model.parameters()) / 1e6
     print(f"{config.model.attention}, {parameters:.2f} M parameters")
-    print(f"attention core: {task.model.encoder.attention_core(trainer.strategy.root_device)}")
+    core = task.model.encoder.attention_core(trainer.strategy.root_device, core_dtype(trainer.precision))
+    print(f"attention core: {core}")
     print(f"training audio: {hours:.2f} h, {len(durations)} utterances, {batches} batches an epoch")
     print(
         f"steps: {training.steps} of {a_step} batches of up to {training.seconds:g} s, "

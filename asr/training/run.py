@@ -47,6 +47,7 @@ from asr.training.dry_run import dry_run
 from asr.training.progress import TrainingProgress
 from asr.training.task import TrainingTask
 from asr.training.termination import STATUS, SaveOnTermination
+from asr.training.warm_up import WarmUp, core_dtype
 
 
 def train(config: Config) -> None:
@@ -95,7 +96,7 @@ def train(config: Config) -> None:
     if config.dry_run:
         dry_run(config, task, loader, durations, _where(config.training))
         return
-    trainer = _make_trainer(config)
+    trainer = _make_trainer(config, WarmUp(config, durations, [utterance.duration for utterance in dev]))
     steps_done = content.get("global_step", 0)
     sampler.start = steps_done * config.training.accumulate * trainer.world_size
     dev_batches = _share_of_dev(config, dev, trainer)
@@ -103,7 +104,7 @@ def train(config: Config) -> None:
     with ExitStack() as stack:
         if rank_zero_only.rank == 0:
             stack.enter_context(locked(config.out / "checkpoints", wait=False))
-            _announce(config, task, trainer.strategy.root_device, durations, excluded)
+            _announce(config, task, trainer, durations, excluded)
             if lost := sum(frames_lacking(tokenizer.encode(u.text), u.duration) > 0 for u in dev):
                 print(f"not in dev loss: {lost} of {len(dev)} utterances, with more tokens than frames")
         try:
@@ -144,7 +145,7 @@ def _share_of_dev(config: Config, dev: list[Utterance], trainer: L.Trainer) -> l
 def _announce(
     config: Config,
     task: TrainingTask,
-    device: torch.device,
+    trainer: L.Trainer,
     durations: list[float],
     excluded: list[Excluded],
 ) -> None:
@@ -161,7 +162,8 @@ def _announce(
         f"training {config.model.attention}, {parameters:.2f} M parameters, on {sum(durations) / 3600:.2f} h "
         f"({len(durations)} utterances) for {config.training.steps} steps"
     )
-    print(f"attention core: {task.model.encoder.attention_core(device)}")
+    core = task.model.encoder.attention_core(trainer.strategy.root_device, core_dtype(trainer.precision))
+    print(f"attention core: {core}")
 
 
 def _quieten_lightning() -> None:
@@ -175,7 +177,7 @@ def _quieten_lightning() -> None:
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # what is logged is summed already
 
 
-def _make_trainer(config: Config) -> L.Trainer:
+def _make_trainer(config: Config, warm_up: WarmUp) -> L.Trainer:
     training = config.training
     folder = config.out / "checkpoints"
     best = ModelCheckpoint(folder, "best", monitor="dev_wer", enable_version_counter=False)
@@ -185,6 +187,7 @@ def _make_trainer(config: Config) -> L.Trainer:
     # Batch statistics are of all ranks already: there is no buffer to send round before each step.
     strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if several else "auto"
     callbacks = [best, last, LearningRateMonitor(), TrainingProgress(), SaveOnTermination(folder / LAST)]
+    callbacks.append(warm_up)
     if training.average:
         callbacks.insert(0, Averaging(training.average))
     trainer = L.Trainer(

@@ -8,6 +8,8 @@ these are merged in a fixed order: no atomics, so results repeat bit for bit.
 Without Triton ``refusal`` says so and the rest cannot be called.
 """
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -110,6 +112,14 @@ def centred_attention(
     if any(x is not None and (x.shape != (n, d // 2) or x.dtype != torch.float32) for x in (cos, sin)):
         raise ValueError(f"rotary tables should be ({n}, {d // 2}) in float32")
     return _CentredAttention.apply(q, k, v, lengths, cos, sin, phi, gain)
+
+
+def launch_variant(q: Tensor, phi: str) -> Hashable:
+    """What of a call with such queries decides the code: calls with the same share their compiled kernels."""
+    (_, splits, _), options = _launch_options(q, phi)
+    compiled_in = [value for name, value in options.items() if name not in ("n_frames", "batch_stride")]
+    # Triton compiles once more for strides that are not multiples of 16.
+    return (*compiled_in, triton.next_power_of_2(splits), q.stride(0) % 16 == 0)
 
 
 class _CentredAttention(torch.autograd.Function):

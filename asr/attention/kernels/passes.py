@@ -394,3 +394,30 @@ def key_backward(
         d_raw = tl.where(mask, d_features * _phi_slope(raw, PHI), 0.0)
         _store(dk + y_origin, frames, n_frames, d_raw, HEADS * D, D, D_PAD)
         _store(dv + y_origin, frames, n_frames, tl.where(mask, d_values, 0.0), HEADS * D, D, D_PAD)
+
+
+@_jit
+def turn(
+    x,
+    cos,
+    sin,
+    y,
+    n_frames,
+    batch_stride,
+    FRAME_STRIDE: tl.constexpr,
+    HEAD_STRIDE: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    D_PAD: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    HEADS: tl.constexpr,
+    DIRECTION: tl.constexpr,
+):
+    """One block of frames of one head with rotary positions, and zeros up to WIDTH channels."""
+    h, block, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    frames, present, mask = _block(block, n_frames, D, D_PAD, BLOCK_N)
+    tile = _load(x + b * batch_stride + h * HEAD_STRIDE, frames, mask, FRAME_STRIDE, D_PAD)
+    tile = _rotate(tile, frames, present, cos, sin, DIRECTION, D)
+    _store(
+        y + b * n_frames * (HEADS * WIDTH) + h * WIDTH, frames, n_frames, tile, HEADS * WIDTH, WIDTH, D_PAD
+    )

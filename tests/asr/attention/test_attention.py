@@ -462,7 +462,8 @@ def test_the_mode_of_the_fused_kernels_can_be_set():
             make("nala").eager_because(q)
     finally:
         set_mode("auto")
-    assert make("softmax").eager_because(q).startswith("not made for this mechanism")
+    assert make("nala").eager_because(q).startswith("not made for this mechanism")
+    assert make("softmax").eager_because(q) == "no CUDA device"
 
 
 @every_name

@@ -8,6 +8,7 @@ skipped. What needs no kernel to run, the compiler included, is tested here eith
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -18,9 +19,11 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from asr.attention import ATTENTIONS
+from asr.attention import ATTENTIONS, fused
 from asr.attention.fused import set_mode
 from asr.attention.kernels import centred, passes
+from asr.attention.kernels import rotary as rotary_kernel
+from asr.attention.positions import rotate
 from asr.model.frames import valid_frames
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -262,6 +265,50 @@ def test_a_mechanism_gives_the_same_fused_and_eager(name, positions):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@runs_kernels
+@pytest.mark.parametrize(
+    ("dtype", "d", "width", "most"),
+    [(torch.float32, 8, 8, 1e-6), (torch.bfloat16, 36, 40, 8e-3), (torch.float16, 2, 8, 1e-3)],
+)
+def test_positions_in_one_pass(dtype, d, width, most):
+    """Against the eager rotation in fp64, on strided inputs, over more frames than one program takes.
+
+    The interpreter cuts bf16 off where a GPU rounds it.
+    """
+    n = rotary_kernel.BLOCK_N + 9
+    qkv, _ = make([n, n], n=n, h=2, d=d, dtype=dtype)
+    x = qkv.chunk(3, -1)[1].unflatten(-1, (2, d))
+    y = rotary_kernel.turn(x, *tables(n, d), width)
+    assert y.shape == (2, n, 2, width) and y.dtype == dtype and not y[..., d:].any()
+    expected = rotate(x.double().transpose(1, 2)).transpose(1, 2)
+    assert ((y[..., :d] - expected).norm() / expected.norm()).item() < most
+    dy = torch.randn(y.shape, device=DEVICE).to(dtype)
+    (ours,) = torch.autograd.grad(y, qkv, dy)
+    (theirs,) = torch.autograd.grad(expected, qkv, dy[..., :d].double())
+    assert ((ours.double() - theirs.double()).norm() / theirs.double().norm()).item() < most
+
+
+@runs_kernels
+def test_softmax_turns_the_same_with_the_kernel_as_without(monkeypatch):
+    module = ATTENTIONS["softmax"](24, 2, "rotary")
+    x = torch.randn(1, 2, 40, 12, device=DEVICE)
+    turned = module._place_fast(x)
+    assert turned.shape[-1] == 16
+    monkeypatch.setattr(rotary_kernel, "usable", lambda x: False)
+    torch.testing.assert_close(turned[..., :12], module._place_fast(x))
+
+
+@runs_kernels
+def test_warming_up_runs_each_variant_once():
+    module = ATTENTIONS["mala"](16, 2).to(DEVICE)
+    short = centred._launch_options(torch.empty(2, 9, 2, 8, device=DEVICE), "elu")[1]["BLOCK_N"]
+    shapes = {(2, 9), (2, 11), (1, 3 * short + 1), (1, 3 * short + 2)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fused.warm_up(module, shapes, torch.float32) == 2
+    assert fused.warm_up(ATTENTIONS["softmax"](16, 2).to(DEVICE), shapes, torch.float32) == 0
+
+
 @here_only
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU runs them")
 def test_in_the_interpreter(pytestconfig):
@@ -326,7 +373,10 @@ def test_kernels_compile_for_a_gpu(dtype, d, rotary, phi, gain, tmp_path, monkey
     types = dict.fromkeys(("q", "k", "v", "y", "dy", "dq", "dk", "dv"), inputs)
     types |= {"lengths": "*i64", "n_frames": "i32", "batch_stride": "i32", "splits": "i32"}
     types |= {} if rotary else {"cos": "constexpr", "sin": "constexpr"}
-    for name in ("key_forward", "merge", "query_forward", "query_backward", "key_backward"):
+    constants |= {"WIDTH": d + 4, "DIRECTION": -1}
+    types["x"] = inputs
+    names = ("key_forward", "merge", "query_forward", "query_backward", "key_backward")
+    for name in (*names, "turn") if rotary else names:
         kernel = getattr(passes, name)
         signature = {p.name: types.get(p.name, "*fp32") for p in kernel.params}
         signature |= {p.name: "constexpr" for p in kernel.params if p.is_constexpr}
