@@ -84,9 +84,9 @@ def main() -> None:
     batch = Batch(
         ids=[str(number) for number in range(utterances)],
         waveforms=torch.randint(-(2**12), 2**12, (utterances, samples), dtype=torch.int16, device=device),
-        lengths=torch.full((utterances,), samples, device=device),
+        lengths=torch.full((utterances,), samples),
         targets=torch.randint(1, PIECES + 1, (utterances, pieces), device=device),
-        target_lengths=torch.full((utterances,), pieces, device=device),
+        target_lengths=torch.full((utterances,), pieces),
         texts=[""] * utterances,
     )
     steps = {name: make_step(args, batch, dtype, options) for name, options in LEVERS.items()}

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import soundfile
 import torch
-from torchaudio.datasets.librispeech import _CHECKSUMS
 from tqdm import tqdm
 
 from asr.data.audio import SUFFIXES, AudioError, check, load
@@ -42,8 +41,16 @@ CORPORA = {
         },
     ),
 }
-# SHA-256 of the full corpus as torchaudio pins them; OpenSLR gives MD5 for the mini one.
-SHA256 = {url.split("/")[-1].split(".")[0]: checksum for url, checksum in _CHECKSUMS.items()}
+# SHA-256 of the full corpus, as torchaudio 2.11 has them; OpenSLR gives MD5 for the mini one.
+SHA256 = {
+    "train-clean-100": "d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2",
+    "train-clean-360": "146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf",
+    "train-other-500": "ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2",
+    "dev-clean": "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
+    "dev-other": "12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365",
+    "test-clean": "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23",
+    "test-other": "d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29",
+}
 MD5 = {
     "train-clean-5": "5df7d4e78065366204ca6845bb08f490",
     "dev-clean-2": "6d7ab67ac6a1d2c993d050e16d61080d",

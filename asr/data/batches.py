@@ -29,15 +29,23 @@ class Batch(NamedTuple):
 
     ids: list[str]
     waveforms: Tensor  # (B, S) fp32 in [-1, 1]; int16 where all are packed (the frontend takes both)
-    lengths: Tensor  # (B,) samples
+    lengths: Tensor  # (B,) samples; on the CPU wherever the batch is, as is target_lengths
     targets: Tensor  # (B, U) classes, padded with 0
     target_lengths: Tensor  # (B,)
     texts: list[str]
 
     @property
     def seconds(self) -> float:
-        """Audio in the batch, without padding. Reads a tensor: call it before the batch moves."""
+        """Audio in the batch, without padding."""
         return self.lengths.sum().item() / SAMPLE_RATE
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch with waveforms and targets on a device, which is not waited for.
+
+        Lengths stay: CTC asks for them on the CPU, and would fetch them back in every step.
+        """
+        waveforms, targets = (x.to(device, non_blocking=True) for x in (self.waveforms, self.targets))
+        return self._replace(waveforms=waveforms, targets=targets)
 
 
 @dataclass(frozen=True)
@@ -181,13 +189,29 @@ def make_batches(durations: list[float], seconds: float, rng: random.Random | No
 class TrainingSampler(Sampler[list[int]]):
     """Endless batches, epoch after epoch: batch number k is a function of the seed and k alone.
 
-    So a run that stopped after k batches goes on from there by starting the sampler at k. With several
-    processes, each takes every W-th batch.
+    So a run that stopped after k batches goes on from there (``start_at``). With several processes, each
+    takes every W-th batch.
     """
 
     def __init__(self, durations: list[float], seconds: float, seed: int) -> None:
         self.durations, self.seconds, self.seed = durations, seconds, seed
-        self.start = 0
+        self.start_at(0)
+
+    def start_at(self, number: int, place: tuple[int, int] | None = None) -> None:
+        """Begin with batch ``number``.
+
+        Args:
+            place: what ``place(number)`` was where a run stopped. Without it all epochs before are built
+                again, to count their batches: 0.4 s each at LibriSpeech's size.
+        """
+        self.start = number
+        epoch, index = place or (0, number)
+        self.begun = [(number - index, epoch)]  # the first batch's number of every epoch begun
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Batch ``number``, no earlier than the one begun with, as an epoch and batches after its first."""
+        first, epoch = max(entry for entry in self.begun if entry[0] <= number)
+        return epoch, number - first
 
     def epoch(self, number: int) -> list[list[int]]:
         """The batches of one pass over the data."""
@@ -200,11 +224,13 @@ class TrainingSampler(Sampler[list[int]]):
         return islice(self._stream(), rank, None, processes)
 
     def _stream(self) -> Iterator[list[int]]:
-        skip = self.start
-        for number in count():
+        first, epoch = self.begun[0]
+        self.begun = []
+        for number in count(epoch):
+            self.begun.append((first, number))
             batches = self.epoch(number)
-            yield from batches[skip:]
-            skip = max(0, skip - len(batches))
+            yield from batches[max(0, self.start - first) :]
+            first += len(batches)
 
 
 class FixedBatches(Sampler[list[int]]):

@@ -1,13 +1,14 @@
 """The Conformer encoder (Gulati et al., arXiv 2005.08100) with selectable self-attention."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.attention import ATTENTIONS
-from asr.distributed import sum_over_ranks
+from asr.distributed import moments_over_ranks
 from asr.errors import UserError
 from asr.model.frames import halve, valid_frames
 
@@ -24,6 +25,8 @@ class EncoderConfig:
         kernel: width of the depthwise convolution in frames of 40 ms; odd.
         expansion: width of the feed-forward layers as a multiple of dim.
         dropout: dropout after every module.
+        batch_norm: statistics in training of the frames of all processes' batches (all), or of each one's own
+            (local: no messages; validation and checkpoints then have the first process's averages).
     """
 
     size: str = "S"
@@ -33,6 +36,7 @@ class EncoderConfig:
     kernel: int = 31
     expansion: int = 4
     dropout: float = 0.1
+    batch_norm: Literal["all", "local"] = "all"
 
 
 # XS is ours, for tests and the demo; S, M, L are the Conformer paper's Table 1.
@@ -90,21 +94,27 @@ class Encoder(nn.Module):
             mechanism = ATTENTIONS[attention](config.dim, config.heads, positions, options)
             self.blocks.append(ConformerBlock(config, mechanism))
 
-    def forward(
-        self, features: Tensor, lengths: Tensor, middle: list[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """features (B, T, F) and lengths (B,) in frames to (B, N, D) and lengths (B,), N = ceil(T/4).
 
-        ``middle``, if given, receives the output (B, N, D) of the block in the middle.
+        Lengths may stay on the CPU while features are elsewhere, and come back from where they were.
         """
-        x, lengths = self.subsampling(features, lengths)
-        x = self.dropout(x)
-        valid = valid_frames(lengths, x.shape[1])
-        for number, block in enumerate(self.blocks, start=1):
-            x = block(x, valid)
-            if middle is not None and number == (len(self.blocks) + 1) // 2:
-                middle.append(x)
+        x, _, lengths = self.with_middle(features, lengths)
         return x, lengths
+
+    def with_middle(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``forward`` gives, and between the two the output (B, N, D) of the block in the middle."""
+        on_device = lengths.to(features.device, non_blocking=True)  # for masks; the device is not waited for
+        x, on_device = self.subsampling(features, on_device)
+        x = self.dropout(x)
+        valid = valid_frames(on_device, x.shape[1])
+        half = (len(self.blocks) + 1) // 2
+        for block in self.blocks[:half]:
+            x = block(x, valid)
+        middle = x
+        for block in self.blocks[half:]:
+            x = block(x, valid)
+        return x, middle, halve(halve(lengths))
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Run the blocks under torch.compile, bar the attention cores, which have kernels of their own.
@@ -153,7 +163,7 @@ class ConformerBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(dim)
         self.attention = attention
         self.attention_dropout = nn.Dropout(config.dropout)
-        self.convolution = Convolution(dim, config.kernel, config.dropout)
+        self.convolution = Convolution(dim, config.kernel, config.dropout, config.batch_norm)
         self.feed_forward2 = FeedForward(dim, config.expansion, config.dropout)
         self.norm = nn.LayerNorm(dim)
 
@@ -191,14 +201,14 @@ class FeedForward(nn.Sequential):
 class Convolution(nn.Module):
     """Layer norm, pointwise + GLU, depthwise, batch norm, swish, pointwise."""
 
-    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+    def __init__(self, dim: int, kernel: int, dropout: float, batch_norm: str = "all") -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.expand = nn.Linear(dim, 2 * dim)
         # One frame wide in the other dimension: a 2-D convolution takes (B, N, D) memory as it lies,
         # and is 2 to 3 times as fast on a CPU as a 1-D one (benchmarks/cpu.py).
         self.depthwise = nn.Conv2d(dim, dim, (kernel, 1), padding=(kernel // 2, 0), groups=dim)
-        self.batch_norm = MaskedBatchNorm(dim)
+        self.batch_norm = MaskedBatchNorm(dim, all_ranks=batch_norm == "all")
         self.contract = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -217,10 +227,16 @@ class Convolution(nn.Module):
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch normalisation whose statistics leave padding out and take in all ranks. Computed in fp32."""
+    """Batch normalisation whose statistics leave padding out. Computed in fp32.
 
-    def __init__(self, dim: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    Args:
+        dim: D.
+        all_ranks: take the statistics over the batches of all ranks, not over this one's alone.
+    """
+
+    def __init__(self, dim: int, momentum: float = 0.1, eps: float = 1e-5, all_ranks: bool = True) -> None:
         super().__init__()
+        self.all_ranks = all_ranks
         self.momentum, self.eps = momentum, eps
         self.weight = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
@@ -233,12 +249,11 @@ class MaskedBatchNorm(nn.Module):
         if self.training:
             keep = valid[..., None]
             wide = x.to(mean.dtype)
-            # With the count in one tensor, so that several ranks exchange one message.
-            sums = torch.cat(((wide * keep).sum((0, 1)), valid.sum()[None].to(mean.dtype)))
-            sums = sum_over_ranks(sums)
-            count = sums[-1].clamp(min=1)
-            mean = sums[:-1] / count
-            var = sum_over_ranks(((wide - mean).square() * keep).sum((0, 1))) / count
+            count = valid.sum().to(mean.dtype)
+            mean = (wide * keep).sum((0, 1)) / count.clamp(min=1)
+            var = ((wide - mean).square() * keep).sum((0, 1)) / count.clamp(min=1)
+            if self.all_ranks:
+                mean, var, count = moments_over_ranks(mean, var, count)
             self._remember(mean.detach(), (var * count / (count - 1).clamp(min=1)).detach())
         scale = self.weight * torch.rsqrt(var + self.eps)
         return (x * scale + (self.bias - mean * scale)).to(x.dtype)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asr.model.frames import valid_frames
+
 BLANK = 0
 
 
@@ -30,9 +32,9 @@ class CTCHead(nn.Module):
 
         Args:
             log_probs: (B, N, pieces + 1).
-            lengths: (B,) valid frames.
-            targets: (B, U) classes, padded with anything.
-            target_lengths: (B,).
+            lengths: (B,) valid frames; on the CPU, or the device is waited for (PyTorch wants them there).
+            targets: (B, U) classes, padded with anything; where log_probs are.
+            target_lengths: (B,); like lengths.
         """
         with torch.autocast(log_probs.device.type, enabled=False):
             return F.ctc_loss(
@@ -47,13 +49,13 @@ class CTCHead(nn.Module):
 
         Args:
             log_probs: (2 B, N, classes), the first views before the second ones.
-            lengths: (2 B,) valid frames.
+            lengths: (2 B,) valid frames, on any device.
 
         Returns:
             (B,); gradients flow into the second arguments of KL only.
         """
         a, b = log_probs.chunk(2)
-        valid = torch.arange(a.shape[1], device=a.device) < lengths.chunk(2)[0][:, None]
+        valid = valid_frames(lengths.chunk(2)[0].to(a.device, non_blocking=True), a.shape[1])
 
         def divergence(target: Tensor, found: Tensor) -> Tensor:
             target = target.detach()

@@ -62,8 +62,8 @@ def has_bf16(device: torch.device) -> bool:
     """Whether bf16 is fast there: in tensor cores, or AVX-512 BF16 or AMX instructions on a CPU."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Without public names; so in torch 2.11.
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    cpu = torch.cpu.get_capabilities()
+    return bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

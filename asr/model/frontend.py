@@ -56,6 +56,7 @@ class Frontend(nn.Module):
 
         Waveforms are float in [-1, 1], or 16-bit integers as packed recordings have them. In training
         mode with several ``views``, the batch comes so many times, each masked anew: (views B, T, mels).
+        Lengths may stay on the CPU while waveforms are elsewhere, and come back from where they were.
         """
         with torch.autocast(waveforms.device.type, enabled=False):
             waveforms = as_float(waveforms)
@@ -63,10 +64,11 @@ class Frontend(nn.Module):
                 waveforms, lengths = self.perturb_speed(waveforms, lengths)
             x = self.log_mel(waveforms)
             lengths = frame_lengths(lengths)
-            x = normalise(x, valid_frames(lengths, x.shape[1]))
+            on_device = lengths.to(x.device, non_blocking=True)  # for masks; the device is not waited for
+            x = normalise(x, valid_frames(on_device, x.shape[1]))
             if not self.training:
                 return x, lengths
-            return torch.cat([self.mask(x, lengths) for _ in range(views)]), lengths.repeat(views)
+            return torch.cat([self.mask(x, on_device) for _ in range(views)]), lengths.repeat(views)
 
     def log_mel(self, waveforms: Tensor) -> Tensor:
         """waveforms (B, S), as ``forward`` takes them, to log-mel (B, T, mels), not normalised."""

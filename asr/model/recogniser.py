@@ -28,14 +28,12 @@ class Model(nn.Module):
         )
         self.head = CTCHead(self.encoder.dim, pieces)
 
-    def forward(
-        self, waveforms: Tensor, lengths: Tensor, views: int = 1, middle: list[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """waveforms (B, S), lengths (B,) in samples to (B, N, classes) fp32 and lengths (B,).
 
-        One frame stands for 40 ms. Frames beyond an utterance's length mean nothing. ``views`` and
-        ``middle`` are for training: see the frontend and the encoder.
+        One frame stands for 40 ms. Frames beyond an utterance's length mean nothing. Lengths may stay on the
+        CPU while waveforms are elsewhere, and come back from where they were.
         """
-        features, lengths = self.frontend(waveforms, lengths, views)
-        x, lengths = self.encoder(features, lengths, middle)
+        features, lengths = self.frontend(waveforms, lengths)
+        x, lengths = self.encoder(features, lengths)
         return self.head(x), lengths

@@ -1,9 +1,11 @@
 """The training program's configuration. The dataclasses' docstrings are its --help text.
 
-A YAML file given with --config holds the same names; the command line overrides it.
+A YAML file given with --config holds the same names; the command line overrides it. Options of a mechanism
+that is not chosen are refused, but a file may hold those of several for --attention to choose among.
 """
 
 import math
+import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -109,13 +111,17 @@ class Config:
 
 
 def parse_config(argv: list[str] | None = None) -> Config:
-    """Command line to configuration; raises UserError, one line, for what cannot be parsed."""
+    """Command line to configuration; raises UserError, one line, for what cannot be used."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = _parser()
     try:
         parsed = parser.instantiate(parser.parse_args(argv))
+        given = parser.parse_args(argv, defaults=False)
     except Exception as error:  # jsonargparse lets several kinds through, all about the input
         raise UserError(_first_line(error)) from None
-    return _to_config(parsed)
+    config = _to_config(parsed)
+    _check_mechanisms(argv, given, {config.model.attention})
+    return config
 
 
 def dump_config(config: Config) -> str:
@@ -173,6 +179,32 @@ def _parser() -> ArgumentParser:
     for name, section in sections.items():
         parser.add_class_arguments(section, name)
     return parser
+
+
+def _check_mechanisms(argv: list[str], given: Namespace, chosen: set[str]) -> None:
+    """Raise UserError for options of a mechanism that is not among the chosen: they would be ignored.
+
+    A YAML file may hold options of several mechanisms where --attention on the command line chooses: then
+    nobody takes the others' to be in force.
+
+    Args:
+        argv: command line.
+        given: what is on it and in the files that it names, without defaults.
+        chosen: names of mechanisms.
+    """
+    attention = ",".join(sorted(chosen))
+    on_command_line = [word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")]
+    for option in on_command_line:
+        mechanism = option.partition(".")[0]
+        if mechanism in ATTENTIONS and mechanism not in chosen:
+            raise UserError(f"--{option}: an option of {mechanism}, but --attention is {attention}")
+    others = [name for name in ATTENTIONS if name not in chosen and given.get(name) is not None]
+    if others and "attention" not in on_command_line:
+        files = " ".join(str(path) for path in given.config or [])
+        raise UserError(
+            f"--config {files}: holds options of {', '.join(others)}, but the attention is {attention}; take "
+            "them out, or choose with --attention on the command line"
+        )
 
 
 def _to_config(parsed: Namespace) -> Config:

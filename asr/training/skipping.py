@@ -74,8 +74,9 @@ class SkippedSteps:
             lines.append(f"step {step} skipped: {what} is not finite ({self.total} so far, see {self.path})")
             if self.in_row >= self.limit:
                 raise UserError(
-                    f"{self.in_row} steps in a row had no finite gradient (last: step {step}, {what}). Lower "
-                    "--training.peak_lr or --training.clip, lengthen --training.warmup, or try "
-                    "--training.precision fp32; the weights are as they were before the first of these steps"
+                    f"{self.in_row} steps in a row had no finite gradient (last: step {step}, {what}). Go "
+                    "on with --training.precision fp32, or start a new run from the last checkpoint (--init) "
+                    "and lower --training.peak_lr or --training.clip, or lengthen --training.warmup; the "
+                    "weights are as they were before the first of these steps"
                 )
         return lines

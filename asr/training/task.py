@@ -3,21 +3,18 @@
 import math
 import random
 from dataclasses import asdict
+from typing import ClassVar
 
 import lightning as L
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from asr.checkpoints.checkpoint import (
-    pack_recipe,
-)
-from asr.data.batches import (
-    Batch,
-)
+from asr.checkpoints.checkpoint import pack_recipe
+from asr.data.batches import Batch, TrainingSampler
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.greedy import greedy
-from asr.distributed import sum_over_ranks, world_size
+from asr.distributed import sum_over_ranks, take_from_first, world_size
 from asr.model.recogniser import Model
 from asr.scoring.errors import word_errors
 from asr.training.config import Config, TrainingConfig
@@ -25,17 +22,26 @@ from asr.training.skipping import REPORT_EVERY, SkippedSteps
 
 
 class TrainingTask(L.LightningModule):
-    """One training run's model, loss, optimiser and validation."""
+    """One training run's model, loss, optimiser and validation.
+
+    Attributes:
+        digests: what tells the data trained and validated on from others, for checkpoints.
+        init: from whose weights the run began.
+        sampler: of training batches; checkpoints hold the place in them.
+    """
+
+    digests: ClassVar[dict[str, str]] = {}
+    sampler: TrainingSampler | None = None
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.config = config
+        self.init = config.init
         self.tokenizer = tokenizer
         self.model = Model(config.model, tokenizer.pieces)
         self.audio_seconds = 0.0
         self.dev = [0.0] * 4  # on this rank, of the validation in progress: nats, pieces, errors, words
         self.batch_number = 0  # of the next one, on this rank
-        self.data_digest = ""  # of the utterances trained on
         self.skipped = SkippedSteps(config.training.skip_limit)
 
     def on_fit_start(self) -> None:
@@ -47,6 +53,7 @@ class TrainingTask(L.LightningModule):
         key = f"{self.config.training.seed} {self.batch_number} {self.global_rank}"
         torch.manual_seed(random.Random(key).getrandbits(63))
         self.batch_number += 1
+        self.audio_seconds += batch.seconds * self.trainer.world_size
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         loss, losses = training_loss(self.model, batch, self.config.training)
@@ -54,10 +61,13 @@ class TrainingTask(L.LightningModule):
         self.log("train_loss", loss)
         return loss
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        if self.trainer.training:
-            self.audio_seconds += batch.seconds * self.trainer.world_size
-        return batch
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)
+
+    def on_validation_epoch_start(self) -> None:
+        # Running averages of the ranks' own statistics differ. (Averaging has put its weights in by now.)
+        if self.config.model.encoder.batch_norm == "local":
+            take_from_first(self.model.buffers())
 
     def validation_step(self, batch: Batch, index: int) -> None:
         log_probs, lengths = self.model(batch.waveforms, batch.lengths)
@@ -114,10 +124,17 @@ class TrainingTask(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["recipe"] = pack_recipe(self.config.model, self.tokenizer)
         checkpoint["training"] = asdict(self.config.training)
-        checkpoint["data_digest"] = self.data_digest
+        checkpoint |= self.digests
+        checkpoint["init"] = self.init
+        checkpoint["place"] = self.sampler.place(self.global_step * self.batches_a_step)
         checkpoint["audio_seconds"] = self.audio_seconds
         self.report_skipped()
         checkpoint["skipped"] = [self.skipped.total, self.skipped.in_row]
+
+    @property
+    def batches_a_step(self) -> int:
+        """Of all ranks."""
+        return self.config.training.accumulate * self.trainer.world_size
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.audio_seconds = checkpoint["audio_seconds"]
@@ -131,17 +148,18 @@ def training_loss(model: Model, batch: Batch, config: TrainingConfig) -> tuple[T
     gradient of the whole batch, however its pieces are spread.
     """
     views = 2 if config.consistency else 1
-    middle: list[Tensor] | None = [] if config.intermediate else None
-    log_probs, lengths = model(batch.waveforms, batch.lengths, views, middle)
+    features, lengths = model.frontend(batch.waveforms, batch.lengths, views)
+    x, middle, lengths = model.encoder.with_middle(features, lengths)
     targets, target_lengths = batch.targets.repeat(views, 1), batch.target_lengths.repeat(views)
+    log_probs = model.head(x)
     losses = model.head.loss(log_probs, lengths, targets, target_lengths)
-    if middle:  # intermediate CTC (Lee and Watanabe, arXiv 2102.03216)
-        inner = model.head.loss(model.head(middle[0]), lengths, targets, target_lengths)
+    if config.intermediate:  # intermediate CTC (Lee and Watanabe, arXiv 2102.03216)
+        inner = model.head.loss(model.head(middle), lengths, targets, target_lengths)
         losses = (1 - config.intermediate) * losses + config.intermediate * inner
     losses = losses.view(views, -1).mean(0)
     if config.consistency:
         losses = losses + config.consistency * model.head.consistency(log_probs, lengths)
-    pieces = sum_over_ranks(batch.target_lengths.sum())
+    pieces = sum_over_ranks(batch.target_lengths.sum().to(losses.device, non_blocking=True))
     return losses.sum() * world_size() / pieces, losses
 
 

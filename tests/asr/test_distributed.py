@@ -1,11 +1,16 @@
 """Two processes with half a batch each do what one does with the whole."""
 
+import contextlib
+import dataclasses
 import itertools
+import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -25,27 +30,49 @@ ENCODER = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
 FRONTEND = FrontendConfig(mels=20, frequency_masks=0, time_masks=0, speeds=(1.0,))
 
 
-def gradients(config: TrainingConfig, rows: slice) -> dict[str, torch.Tensor]:
+def gradients(config: TrainingConfig, rows: slice, batch_norm: str = "all") -> dict[str, torch.Tensor]:
     """Gradients and batch statistics from some rows of a fixed batch."""
     torch.manual_seed(0)
-    model = Model(ModelConfig("mala", encoder=ENCODER, frontend=FRONTEND), pieces=12).double().train()
+    encoder = dataclasses.replace(ENCODER, batch_norm=batch_norm)
+    model = Model(ModelConfig("mala", encoder=encoder, frontend=FRONTEND), pieces=12).double().train()
     samples, pieces = torch.tensor([16_000, 9_000, 12_345, 5_000]), torch.tensor([5, 2, 4, 1])
     waveforms, targets = torch.randn(4, 16_000, dtype=torch.float64), torch.randint(1, 13, (4, 5))
     ids = list("abcd")
     batch = Batch(ids[rows], waveforms[rows], samples[rows], targets[rows], pieces[rows], ids[rows])
-    loss, losses = training_loss(model, batch, config)
+    with counted_messages() as forward:
+        loss, losses = training_loss(model, batch, config)
     assert losses.shape == (len(batch.ids),)
-    loss.backward()
+    with counted_messages() as backward:
+        loss.backward()
+    if dist.is_initialized():
+        norms = ENCODER.layers if batch_norm == "all" else 0
+        assert (len(forward), len(backward)) == (norms + 1, norms)  # the one more has the pieces
     found = {name: p.grad for name, p in model.named_parameters()}
     return found | {name: value for name, value in model.named_buffers() if "running" in name}
 
 
-def rank_main(rank: int, meeting: str, out: str, config: TrainingConfig) -> None:
+@contextlib.contextmanager
+def counted_messages():
+    """The names of the collective operations that a block calls."""
+    calls = []
+    with contextlib.ExitStack() as stack:
+        for name in ("all_reduce", "all_gather_into_tensor", "broadcast"):
+            original = getattr(dist, name)
+
+            def counting(*args, name=name, original=original, **options):
+                calls.append(name)
+                return original(*args, **options)
+
+            stack.enter_context(mock.patch.object(dist, name, counting))
+        yield calls
+
+
+def rank_main(rank: int, meeting: str, out: str, config: TrainingConfig, batch_norm: str) -> None:
     """One of the two processes."""
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    found = gradients(config, slice(rank, None, 2))
+    found = gradients(config, slice(rank, None, 2), batch_norm)
     for name, value in found.items():
-        if "running" not in name:  # what DistributedDataParallel does
+        if "running" not in name and batch_norm == "all":  # what DistributedDataParallel does
             dist.all_reduce(value)
             value /= 2
     torch.save(found, f"{out}.{rank}")
@@ -56,26 +83,40 @@ CODE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from test_distributed import TrainingConfig, rank_main
-rank_main(int(sys.argv[2]), sys.argv[3], sys.argv[4], TrainingConfig(intermediate=float(sys.argv[5])))
+config = TrainingConfig(intermediate=float(sys.argv[5]))
+rank_main(int(sys.argv[2]), sys.argv[3], sys.argv[4], config, sys.argv[6])
 """
 
 
-@pytest.mark.parametrize("intermediate", [0.0, 0.3])
-def test_two_ranks_with_half_the_batch_give_the_gradients_of_one_with_the_whole(tmp_path, intermediate):
-    config = TrainingConfig(intermediate=intermediate)
+def run_two(out: Path, config: TrainingConfig, batch_norm: str) -> list[dict[str, torch.Tensor]]:
+    """What each of two processes finds."""
     with tempfile.TemporaryDirectory() as folder:
-        rest = [f"{folder}/meeting", str(tmp_path / "found"), str(config.intermediate)]
+        rest = [f"{folder}/meeting", str(out), str(config.intermediate), batch_norm]
         processes = [
             subprocess.Popen([sys.executable, "-c", CODE, str(Path(__file__).parent), str(rank), *rest])
             for rank in range(2)
         ]
         assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("intermediate", [0.0, 0.3])
+def test_two_ranks_with_half_the_batch_give_the_gradients_of_one_with_the_whole(tmp_path, intermediate):
+    config = TrainingConfig(intermediate=intermediate)
     whole = gradients(config, slice(None))
-    for rank in range(2):
-        found = torch.load(tmp_path / f"found.{rank}", weights_only=True)
+    for found in run_two(tmp_path / "found", config, "all"):
         assert found.keys() == whole.keys()
         for name, value in found.items():
             assert torch.allclose(value, whole[name], rtol=1e-8, atol=1e-12), name
+
+
+def test_local_batch_statistics_are_those_of_a_run_of_one_process(tmp_path):
+    pieces = 12  # of all ranks, by which the loss of each is divided
+    for rank, found in enumerate(run_two(tmp_path / "found", TrainingConfig(), "local")):
+        alone, mine = gradients(TrainingConfig(), slice(rank, None, 2)), [9, 3][rank]
+        for name, value in found.items():
+            share = 1 if "running" in name else 2 * mine / pieces
+            assert torch.allclose(value, share * alone[name], rtol=1e-8, atol=1e-12), name
 
 
 TINY = """
@@ -144,3 +185,51 @@ def test_a_run_on_two_ranks_sees_every_utterance_once_and_survives_sigterm(corpu
     assert parts["global_step"] == 20
     for name, value in whole["state_dict"].items():
         assert torch.equal(parts["state_dict"][name], value), name
+
+
+# train.py of which one rank fails in step 3, and another waits there for ever, as in a collective under NCCL.
+FAILING = """
+import sys, time
+from asr.errors import UserError, run_program
+from asr.training.config import parse_config
+from asr.training.run import train
+from asr.training.task import TrainingTask
+
+failing, waiting, kind, *arguments = sys.argv[1:]
+original, calls = TrainingTask.training_step, []
+
+def step(task, batch, index):
+    calls.append(index)
+    if len(calls) == 3:
+        print("third step", flush=True)
+        if str(task.global_rank) == failing:
+            raise {"bad input": UserError, "fault": RuntimeError}[kind]("it went wrong")
+        if str(task.global_rank) == waiting:
+            time.sleep(600)
+    return original(task, batch, index)
+
+TrainingTask.training_step = step
+run_program(lambda: train(parse_config(arguments)))
+"""
+
+
+@pytest.mark.parametrize(("failing", "waiting", "kind"), [(0, 1, "bad input"), (1, None, "fault")])
+def test_when_one_rank_fails_all_end_and_the_error_is_told_once(corpus, tmp_path, failing, waiting, kind):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "program.py").write_text(FAILING)
+    command = [sys.executable, tmp_path / "program.py", failing, waiting, kind]
+    command += ["--config", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--training.devices", "2"]
+    command += ["--data.folder", corpus, "--data.tokenizer", corpus / "tokenizer.model"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    with subprocess.Popen(list(map(str, command)), **pipes) as process:
+        while "third step" not in (line := process.stdout.readline()):
+            assert line, "ended before"
+        too_late = threading.Timer(30, os.killpg, (process.pid, signal.SIGKILL))
+        too_late.start()
+        told = process.stdout.read()  # to the end of the last process that could still write
+        in_time = too_late.is_alive()
+        too_late.cancel()
+    assert in_time and process.returncode == 1
+    errors = {"bad input": "error: it went wrong", "fault": "RuntimeError: it went wrong"}
+    assert [line for line in told.splitlines() if "rror: " in line] == [errors[kind]]
+    assert ("Traceback" in told) == (kind == "fault")

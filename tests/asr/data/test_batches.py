@@ -34,9 +34,42 @@ def test_batches_hold_everything_once_and_no_more_than_the_budget(durations, sec
 @given(durations=durations, start=st.integers(0, 100))
 def test_sampler_goes_on_where_it_is_told_to_start(durations, start):
     whole, rest = (TrainingSampler(durations, 40, seed=7) for _ in range(2))
-    rest.start = start
+    rest.start_at(start)
     expected = list(itertools.islice(whole, start, start + 20))
     assert list(itertools.islice(rest, 20)) == expected
+
+
+@given(
+    durations=durations,
+    parts=st.lists(st.integers(0, 50), min_size=1, max_size=4),
+    ahead=st.integers(0, 9),
+)
+def test_a_place_in_the_data_is_found_again_without_building_earlier_epochs(durations, parts, ahead):
+    """After any number of interruptions, and though workers drew batches ahead of those trained on."""
+    whole = TrainingSampler(durations, 40, seed=7)
+    done, place = 0, None
+    for part in parts:
+        sampler = BuiltEpochs(durations, 40, seed=7)
+        sampler.start_at(done, place)
+        list(itertools.islice(sampler, part + ahead))
+        assert place is None or sampler.built in ([], list(range(place[0], place[0] + len(sampler.built))))
+        done += part
+        place = sampler.place(done)
+    sampler = BuiltEpochs(durations, 40, seed=7)
+    sampler.start_at(done, place)
+    assert list(itertools.islice(sampler, 20)) == list(itertools.islice(whole, done, done + 20))
+
+
+class BuiltEpochs(TrainingSampler):
+    """Notes which epochs it builds."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.built = []
+
+    def epoch(self, number):
+        self.built.append(number)
+        return super().epoch(number)
 
 
 def test_epochs_differ_and_seeds_differ():
@@ -90,6 +123,9 @@ def test_batches_are_padded_with_zeros(tokenizer, tmp_path):
     assert (batch.waveforms[0, 3000:] == 0).all() and batch.waveforms[0, :3000].min() > 0.49
     assert batch.targets[0, : batch.target_lengths[0]].tolist() == tokenizer.encode("AB")
     assert batch.seconds == pytest.approx(0.5)
+    moved = batch.to("meta")
+    assert moved.waveforms.is_meta and moved.targets.is_meta
+    assert moved.seconds == batch.seconds and moved.target_lengths is batch.target_lengths
 
 
 def test_a_manifest_that_lies_about_a_duration_is_named(tokenizer, tmp_path):

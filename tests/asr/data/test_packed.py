@@ -142,7 +142,7 @@ def test_every_utterance_of_an_epoch_is_read_once(
     for rank in range(ranks):
         sampler = TrainingSampler(durations, 6.0, seed=3)
         skipped, wanted = sum(len(sampler.epoch(n)) for n in range(epoch)), len(sampler.epoch(epoch))
-        sampler.start = skipped
+        sampler.start_at(skipped)
         with mock.patch.multiple(
             torch.distributed,
             is_initialized=lambda: True,

@@ -1,4 +1,5 @@
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -72,6 +73,14 @@ def test_masked_batch_norm_equals_batch_norm_on_the_valid_frames():
     assert torch.allclose(ours.eval()(x, valid)[valid], theirs.eval()(x[valid]))
 
 
+def test_features_on_a_device_and_lengths_on_the_cpu(monkeypatch):
+    """As training has them. Meta stands for a device whose values nobody may wait for; it has no autocast."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    encoder = Encoder(TINY, 20, "mala").to("meta")
+    x, lengths = encoder(torch.empty(2, 30, 20, device="meta"), torch.tensor([30, 9]))
+    assert x.is_meta and lengths.tolist() == [8, 3]
+
+
 def test_a_batch_without_numbers_leaves_no_trace_in_the_running_statistics():
     norm, valid = MaskedBatchNorm(6), torch.ones(2, 5, dtype=torch.bool)
     norm(torch.randn(2, 5, 6), valid)
@@ -83,11 +92,11 @@ def test_a_batch_without_numbers_leaves_no_trace_in_the_running_statistics():
 def test_the_middle_block_can_be_tapped():
     encoder = Encoder(dataclasses.replace(TINY, layers=3), 20, "mala").eval()
     features, lengths = torch.randn(1, 30, 20), torch.tensor([30])
-    middle = []
-    whole, _ = encoder(features, lengths, middle)
+    whole, middle, frames = encoder.with_middle(features, lengths)
+    assert torch.equal(whole, encoder(features, lengths)[0]) and frames.tolist() == [8]
     del encoder.blocks[2]
-    assert len(middle) == 1 and torch.equal(middle[0], encoder(features, lengths)[0])
-    assert not torch.equal(middle[0], whole)
+    assert torch.equal(middle, encoder(features, lengths)[0])
+    assert not torch.equal(middle, whole)
 
 
 @pytest.mark.parametrize(

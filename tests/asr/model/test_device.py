@@ -26,8 +26,7 @@ def test_the_device_is_the_gpu_where_there_is_one(monkeypatch):
 @pytest.mark.parametrize("there", [False, True])
 def test_auto_takes_bf16_where_a_gpu_has_it(there, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: there)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: there)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": there, "amx_bf16": False})
     fast = torch.bfloat16 if there else torch.float32
     assert choose_dtype("auto", CUDA) == choose_dtype("auto", CPU, cpu_too=True) == fast
     assert choose_dtype("auto", CPU) == torch.float32

@@ -60,6 +60,40 @@ def test_bad_options_are_one_line(arguments, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("argument", ["--mala.terms=no-beta", "--softmax.lepe=0", "--mala={}"])
+def test_options_of_a_mechanism_not_chosen_are_refused_on_the_command_line(argument):
+    name = argument.split("=")[0]
+    with pytest.raises(UserError, match=f"^{re.escape(name)}: an option of .*, but --attention is linear$"):
+        parse_config(["--out", "x", "--attention", "linear", argument])
+    with pytest.raises(UserError, match=f"^{re.escape(name)}: an option of "):
+        parse_config(["--out", "x", *argument.split("="), "--attention=linear"])  # even a default value
+
+
+class TestFilesWithOptionsOfSeveralMechanisms:
+    @pytest.fixture
+    def write(self, tmp_path):
+        def call(text: str) -> list[str]:
+            (tmp_path / "some.yaml").write_text(text)
+            return ["--out", "x", "--config", str(tmp_path / "some.yaml")]
+
+        return call
+
+    @pytest.mark.parametrize(
+        "text", ["attention: linear\nmala: {terms: no-beta}", "linear.lepe: 3", "linear: {lepe: 3}"]
+    )
+    def test_those_not_chosen_are_refused(self, write, text):
+        with pytest.raises(UserError, match=r"some\.yaml: holds options of \w+, but the attention is"):
+            parse_config(write(text))
+
+    @pytest.mark.parametrize("attention", ["linear", "mala", "softmax"])
+    def test_the_command_line_may_choose_among_them(self, write, attention):
+        arguments = write("attention: linear\nmala: {terms: no-beta}\nlinear: {lepe: 3}")
+        config = parse_config([*arguments, "--attention", attention])
+        assert config.model.attention == attention
+        assert getattr(config.model.options, "terms", "no-beta") == "no-beta"
+        assert config.model.options.lepe == (3 if attention == "linear" else 0)
+
+
 def test_help_explains_every_option(capsys):
     with pytest.raises(SystemExit):
         parse_config(["--help"])

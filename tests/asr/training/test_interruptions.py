@@ -198,6 +198,6 @@ class TestNonFiniteSteps:
 
     def test_too_many_in_a_row_end_the_run_with_advice(self, arguments, tmp_path, poison):
         poison(range(5, 9))
-        with pytest.raises(UserError, match=r"4 steps in a row .* Lower --training.peak_lr"):
+        with pytest.raises(UserError, match=r"4 steps in a row .* lower --training.peak_lr"):
             train(parse_config(arguments("run", "--training.skip_limit", "4")))
         assert len((tmp_path / "run" / "skipped.jsonl").read_text().splitlines()) == 4

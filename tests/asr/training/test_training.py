@@ -1,20 +1,23 @@
 import dataclasses
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from asr.checkpoints.checkpoint import read_checkpoint
-from asr.data.batches import Batch
+from asr.checkpoints.checkpoint import read_checkpoint, write_checkpoint
+from asr.data.batches import Batch, TrainingSampler
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import train_tokenizer
 from asr.errors import UserError
 from asr.files import locked
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
+from asr.model.ctc import CTCHead
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig, parse_config
+from asr.training.resuming import FIXED, FREE
 from asr.training.run import train
 from asr.training.task import TrainingTask, lr_factor, training_loss
 
@@ -84,19 +87,93 @@ def test_a_checkpoint_of_another_attention_is_refused(run):
         run("--resume", "auto", "--attention", "softmax")
 
 
-@pytest.mark.parametrize("option", ["seed", "seconds", "peak_lr"])
-def test_options_that_a_resumed_run_cannot_change_are_refused(run, option):
-    run()
-    with pytest.raises(UserError, match=f"--training.{option} 9.*: .*last.ckpt was trained with"):
-        run("--resume", "auto", f"--training.{option}", "9")
+class TestGoingOnWithOtherOptions:
+    def test_every_option_is_decided_about(self):
+        names = [field.name for field in dataclasses.fields(TrainingConfig)]
+        assert sorted((*FIXED, *FREE)) == sorted(names)
+
+    @pytest.fixture
+    def refused(self, run):
+        """Whether going on with options is refused by a message, and the run's record stays."""
+        folder = run()
+        before = (folder / "config.yaml").read_text()
+
+        def check(message: str, *options: str):
+            with pytest.raises(UserError, match=message) as error:
+                run("--resume", "auto", *options)
+            assert "last.ckpt and another --out" in str(error.value)
+            assert (folder / "config.yaml").read_text() == before
+
+        return check
+
+    def test_what_would_make_it_another_run_is_refused(self, refused):
+        others = dict.fromkeys(FIXED, "9") | {"intermediate": "0.3", "average": "0.9", "schedule": "cosine"}
+        for name, value in others.items():
+            option = f"--training.{name}"
+            refused(f"^{option} {value}.*: .*last.ckpt was trained with .*--init", option, value)
+
+    def test_other_data_is_refused(self, refused):
+        refused(r"not the utterances that .*last\.ckpt was trained on", "--data.max_seconds", "2.0")
+        refused(
+            r"--data.dev test: not the utterances that .*last\.ckpt was validated on", "--data.dev", "test"
+        )
+
+    def test_another_beginning_is_refused(self, refused):
+        refused("^--init other: .*last.ckpt began from random weights", "--init", "other")
+
+    def test_other_steps_are_another_schedule_under_cosine_only(self, run):
+        cosine = ("--training.schedule", "cosine", "--resume", "auto")
+        run(*cosine)
+        with pytest.raises(UserError, match=r"^--training.steps 9: .*trained with 6, and this would"):
+            run(*cosine, "--training.steps", "9")
+
+    def test_the_record_says_what_was_run_and_until_when(self, run, capsys):
+        def steps_in(name: str) -> int:
+            return parse_config(["--config", str(folder / name)]).training.steps
+
+        folder = run()
+        first = (folder / "config.yaml").read_text()
+        run("--resume", "auto", "--training.validate_every", "2")  # there is no step left to do
+        assert (folder / "config.yaml").read_text() == first
+        capsys.readouterr()
+        run("--resume", "auto", "--training.steps", "9", "--data.workers", "1")
+        assert "going on after step 6 with --training.steps 9 (was 6)" in capsys.readouterr().out
+        assert (folder / "config.until-6.yaml").read_text() == first
+        assert (steps_in("config.until-6.yaml"), steps_in("config.yaml")) == (6, 9)
+        assert last(folder)["global_step"] == 9
+
+    def test_checkpoints_of_before_there_was_an_option_or_a_place_go_on(self, run):
+        folder = run("--training.steps", "4", "--training.validate_every", "2", out="old")
+        path = folder / "checkpoints" / "last.ckpt"
+        content = read_checkpoint(path)
+        for name in ("place", "dev_digest", "init"):
+            del content[name]
+        del content["training"]["intermediate"]
+        write_checkpoint(content, path)
+        run("--resume", "auto", "--training.validate_every", "2", out="old")
+        whole = last(run("--training.validate_every", "2", out="whole"))
+        old = last(folder)
+        assert old["place"] == whole["place"] and old["audio_seconds"] == whole["audio_seconds"]
+        assert all(torch.equal(value, old["state_dict"][name]) for name, value in whole["state_dict"].items())
 
 
-def test_other_training_data_is_refused_and_the_runs_record_stays(run):
-    folder = run()
-    before = (folder / "config.yaml").read_text()
-    with pytest.raises(UserError, match=r"not the utterances that .*last\.ckpt was trained on"):
-        run("--resume", "auto", "--data.max_seconds", "2.0")
-    assert (folder / "config.yaml").read_text() == before
+def test_a_late_run_builds_no_earlier_epoch_again(run, monkeypatch):
+    options = ("--training.steps", "40", "--training.validate_every", "40", "--resume", "auto")
+    epoch, _ = last(run(*options))["place"]
+    built, original = [], TrainingSampler.epoch
+    monkeypatch.setattr(TrainingSampler, "epoch", lambda self, n: built.append(n) or original(self, n))
+    run(*options, "--training.steps", "41", "--training.validate_every", "41")
+    assert epoch > 2 and min(built) == epoch
+
+
+def test_too_little_gpu_memory_is_told_with_advice(run, monkeypatch):
+    def full(task, batch, index):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(TrainingTask, "training_step", full)
+    for dry in ((), ("--dry-run",)):
+        with pytest.raises(UserError, match=r"^--training.seconds 20: too little GPU memory .*accumulate"):
+            run(*dry)
 
 
 def test_last_is_the_last_even_where_dev_gets_worse(run, monkeypatch):
@@ -169,6 +246,40 @@ class TestLoss:
         loss, losses = training_loss(model, batch, TrainingConfig(**options))
         assert losses.shape == (2,) and torch.allclose(loss, losses.sum() / 5)
         return loss.item()
+
+    @pytest.mark.parametrize("options", [{}, {"intermediate": 0.3}, {"consistency": 0.2}])
+    @pytest.mark.parametrize("speeds", [(1.0,), (0.9,), (1.1,)])
+    def test_nothing_is_fetched_from_the_device(self, batch, options, speeds, monkeypatch):
+        """A meta tensor has no values: whatever reads one raises. (It has no autocast and no CTC, either.)"""
+
+        def ctc(log_probs, lengths, targets, target_lengths):
+            assert lengths.is_cpu and target_lengths.is_cpu and targets.is_meta
+            return log_probs.sum((1, 2))
+
+        monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+        monkeypatch.setattr(CTCHead, "loss", staticmethod(ctc))
+        frontend = FrontendConfig(mels=20, speeds=speeds)
+        encoder = EncoderConfig(dim=16, layers=2, heads=2, kernel=3)
+        model = Model(ModelConfig("mala", encoder=encoder, frontend=frontend), 12).train().to("meta")
+        moved = batch.to("meta")
+        assert moved.waveforms.is_meta and moved.targets.is_meta and not moved.lengths.is_meta
+        loss, losses = training_loss(model, moved, TrainingConfig(**options))
+        loss.backward()
+        assert losses.shape == (2,) and losses.is_meta
+
+    @pytest.mark.parametrize("options", [{}, {"intermediate": 0.3}, {"consistency": 0.2}])
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    def test_a_gpu_is_not_waited_for(self, batch, options):
+        encoder = EncoderConfig(dim=16, layers=2, heads=2, kernel=3)
+        model = Model(ModelConfig("mala", encoder=encoder, frontend=FrontendConfig(mels=20)), 12)
+        model, config = model.train().cuda(), TrainingConfig(**options)
+        training_loss(model, batch.to("cuda"), config)[0].backward()  # what is made once may wait
+        moved = batch.to("cuda")
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            training_loss(model, moved, config)[0].backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
     def test_a_mean_over_pieces(self, batch):
         assert self.loss(batch) > 0

@@ -1,0 +1,72 @@
+"""What a run trains and validates on, read and checked."""
+
+import hashlib
+from functools import cached_property
+
+from asr.data.batches import Excluded, frames_lacking, make_batches, read_splits, split_trainable
+from asr.data.manifest import Utterance
+from asr.data.tokenizer import Tokenizer
+from asr.errors import UserError
+from asr.training.config import Config
+
+
+class TrainingData:
+    """The utterances of a run.
+
+    Args:
+        config: of the run.
+        tokenizer: decides, with the frames that CTC needs, what can be trained on.
+
+    Attributes:
+        train, dev: utterances to train and to validate on.
+        excluded: those left out of training.
+        lost: number of utterances of dev with more tokens than frames, which have no CTC loss.
+
+    Raises:
+        UserError: a split is missing or damaged, or nothing is left of it.
+    """
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        self.config = config.data
+        self.train: list[Utterance]
+        self.excluded: list[Excluded]
+        self.train, self.excluded = split_trainable(
+            read_splits(config.data.folder, config.data.train),
+            tokenizer,
+            config.data.max_seconds,
+            fastest=max(config.model.frontend.speeds),
+        )
+        if not self.train:
+            raise UserError(f"--data.folder {config.data.folder}: no utterance can be trained on")
+        self.dev = read_splits(config.data.folder, [config.data.dev])
+        if not any(utterance.text.strip() for utterance in self.dev):
+            raise UserError(f"--data.dev {config.data.dev}: no utterance has a word to validate on")
+        self.lost = sum(frames_lacking(tokenizer.encode(u.text), u.duration) > 0 for u in self.dev)
+
+    @property
+    def durations(self) -> list[float]:
+        """Of the utterances to train on, in seconds."""
+        return [utterance.duration for utterance in self.train]
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """What changes with the batches and with what is validated on; checkpoints keep it."""
+        return {"data_digest": _digest(self.train), "dev_digest": _digest(self.dev)}
+
+    def dev_batches(self, seconds: float, rank: int, ranks: int) -> list[list[int]]:
+        """The batches of dev that a rank validates on; at least one, or it would not join in the sums."""
+        durations = [utterance.duration for utterance in self.dev]
+        while len(batches := make_batches(durations, seconds, rng=None)) < ranks:
+            if len(batches) == len(self.dev):
+                raise UserError(
+                    f"--data.dev {self.config.dev}: {len(self.dev)} utterances cannot be shared out over "
+                    f"{ranks} processes"
+                )
+            seconds /= 2
+        return batches[rank::ranks]
+
+
+def _digest(utterances: list[Utterance]) -> str:
+    """Changes with what decides the batches: the utterances, their order, durations and texts."""
+    listed = "".join(f"{item.id} {item.duration} {item.text}\n" for item in utterances)
+    return hashlib.sha256(listed.encode()).hexdigest()

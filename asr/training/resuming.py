@@ -1,0 +1,124 @@
+"""Going on with a run: from which checkpoint, and whether it would be the same run."""
+
+from typing import Any, NamedTuple
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from asr.checkpoints.checkpoint import (
+    LAST,
+    PREVIOUS,
+    check_same,
+    check_tokenizer,
+    load_weights,
+    read_checkpoint,
+    read_last,
+    read_trained,
+    unpack_recipe,
+)
+from asr.data.tokenizer import Tokenizer
+from asr.errors import UserError
+from asr.model.recogniser import Model
+from asr.training.config import Config, TrainingConfig
+from asr.training.data import TrainingData
+
+# Another value of these would make it another run from there: other batches in the place of those not seen
+# yet, another objective, or another way of descending it. So would other steps under the cosine schedule.
+FIXED = (
+    *("seconds", "seed", "accumulate", "devices", "nodes"),
+    *("consistency", "intermediate"),
+    *("peak_lr", "warmup", "schedule", "weight_decay", "clip", "average"),
+)
+# These decide how far, on what, how exactly and how closely watched the same run goes on.
+FREE = ("steps", "skip_limit", "validate_every", "precision", "kernels", "compile", "accelerator")
+
+_ADVICE = "start a new run from its weights: --init {} and another --out"
+
+
+class Before(NamedTuple):
+    """The checkpoint that a run goes on from."""
+
+    path: str
+    content: dict[str, Any]
+
+    @property
+    def steps(self) -> int:
+        """Done so far."""
+        return self.content["global_step"]
+
+    def changes(self, training: TrainingConfig) -> list[str]:
+        """What the run goes on with that it did not have before, as --option NEW (was OLD)."""
+        pairs = ((name, getattr(training, name), self.content["training"].get(name)) for name in FREE)
+        return [f"--training.{name} {new} (was {old})" for name, new, old in pairs if old not in (None, new)]
+
+
+def find_before(config: Config, tokenizer: Tokenizer) -> Before | None:
+    """The checkpoint that --resume means; None for none.
+
+    Raises:
+        UserError: going on from it with this configuration would make another run, or there is a run in
+            ``config.out`` that --resume does not name.
+    """
+    last = config.out / "checkpoints" / LAST
+    if config.dry_run:
+        return None
+    if not config.resume:
+        if last.exists() or last.with_name(PREVIOUS).exists():
+            raise UserError(
+                f"--out {config.out} holds a run already; go on with --resume auto, or name another"
+            )
+        return None
+    if config.resume == "auto":
+        path, content = read_last(last, rank_zero_only.rank)
+        if path is None:
+            return None
+    else:
+        path, content = config.resume, read_checkpoint(config.resume)
+    before = Before(str(path), content)
+    check_same(path, unpack_recipe(content, path), config.model, tokenizer)
+    _check_options(before, config)
+    return before
+
+
+def _check_options(before: Before, config: Config) -> None:
+    training, trained = config.training, before.content["training"]
+    if not isinstance(trained, dict):
+        raise UserError(f"{before.path}: does not say how it was trained")
+    for name in (*FIXED, *(["steps"] if training.schedule == "cosine" else [])):
+        here, there = getattr(training, name), trained.get(name)
+        if there not in (None, here):  # None: made before there was such an option
+            raise _another_run(before, f"--training.{name} {here}", f"was trained with {there}")
+    if config.init and config.init != before.content.get("init", config.init):
+        began = before.content["init"] or "random weights"
+        raise _another_run(before, f"--init {config.init}", f"began from {began}")
+
+
+def check_data(before: Before, config: Config, data: TrainingData) -> None:
+    """Raise UserError unless the run was trained and validated on this data so far."""
+    options = {
+        "data_digest": (f"--data.train {' '.join(config.data.train)}", "was trained on"),
+        "dev_digest": (f"--data.dev {config.data.dev}", "was validated on"),
+    }
+    for name, (option, what) in options.items():
+        if before.content.get(name, data.digests[name]) != data.digests[name]:
+            raise UserError(
+                f"{option}: not the utterances that {before.path} {what} (other splits or texts, another "
+                f"--data.max_seconds, or data prepared again); {_ADVICE.format(before.path)}"
+            )
+
+
+def _another_run(before: Before, here: str, there: str) -> UserError:
+    return UserError(
+        f"{here}: {before.path} {there}, and this would make it another run; leave it as it was, or "
+        f"{_ADVICE.format(before.path)}"
+    )
+
+
+def start_from(model: Model, path: str, tokenizer: Tokenizer) -> None:
+    """Put the weights of another run's checkpoint, or of an exported folder, into the model.
+
+    Raises:
+        UserError: it has another tokenizer, or weights that do not fit.
+    """
+    content = read_trained(path)
+    check_tokenizer(path, unpack_recipe(content, path), tokenizer)
+    load_weights(model, content, path)
