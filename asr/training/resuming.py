@@ -1,5 +1,6 @@
 """Going on with a run: from which checkpoint, and whether it would be the same run."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -61,11 +62,11 @@ def find_before(config: Config, tokenizer: Tokenizer) -> Before | None:
     last = config.out / "checkpoints" / LAST
     if config.dry_run:
         return None
+    holds_a_run = last.exists() or last.with_name(PREVIOUS).exists()
+    elsewhere = config.resume != "auto" and Path(config.resume).resolve().parent != last.parent.resolve()
+    if holds_a_run and elsewhere:
+        raise UserError(f"--out {config.out} holds a run already; go on with --resume auto, or name another")
     if not config.resume:
-        if last.exists() or last.with_name(PREVIOUS).exists():
-            raise UserError(
-                f"--out {config.out} holds a run already; go on with --resume auto, or name another"
-            )
         return None
     if config.resume == "auto":
         path, content = read_last(last, rank_zero_only.rank)

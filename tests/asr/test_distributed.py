@@ -19,6 +19,7 @@ import torch.distributed as dist
 from asr.checkpoints.checkpoint import read_checkpoint
 from asr.data.batches import Batch
 from asr.data.manifest import read_manifest
+from asr.distributed import take_from_first
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
 from asr.model.frontend import FrontendConfig
@@ -75,6 +76,9 @@ def rank_main(rank: int, meeting: str, out: str, config: TrainingConfig, batch_n
         if "running" not in name and batch_norm == "all":  # what DistributedDataParallel does
             dist.all_reduce(value)
             value /= 2
+    of_first = torch.tensor([10.0 + rank])
+    take_from_first([of_first])
+    assert of_first == 10
     torch.save(found, f"{out}.{rank}")
     dist.destroy_process_group()
 

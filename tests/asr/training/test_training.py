@@ -77,8 +77,10 @@ def test_a_finished_run_is_not_trained_further(run):
 
 def test_a_run_in_the_way_is_refused(run):
     run()
-    with pytest.raises(UserError, match="holds a run already; go on with --resume auto"):
-        run()
+    other = run(out="other") / "checkpoints" / "last.ckpt"
+    for options in ((), ("--resume", str(other))):
+        with pytest.raises(UserError, match="holds a run already; go on with --resume auto"):
+            run(*options)
 
 
 def test_a_checkpoint_of_another_attention_is_refused(run):
