@@ -36,7 +36,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (about 4.8 GB, a minute or two on a fast connection)"
 	@$(PYTHON) -m venv .venv || { echo "error: on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv==0.13.8
-	@$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python -m asr.lm.kenlm_tools
 	@touch $(READY)
 

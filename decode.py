@@ -20,25 +20,18 @@ import argparse
 import os
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from asr.attention.fused import set_mode
 from asr.checkpoints.checkpoint import Recipe, check_tokenizer, load_model
-from asr.data.manifest import read_manifest
+from asr.data.manifest import Utterance, read_manifest
 from asr.data.tokenizer import Tokenizer
-from asr.decoding.beam import BEAM, MOST_BEAM, BeamPool
-from asr.decoding.evaluation import (
-    Posteriors,
-    compute_posteriors,
-    decode_beam,
-    decode_greedy,
-    format_table,
-    pool_posteriors,
-    write_results,
-)
+from asr.decoding import BEAM, MOST_BEAM
+from asr.decoding.posteriors import Posteriors, compute_posteriors, pool_posteriors
 from asr.decoding.transcription import (
     FORMATS,
     SEGMENTS,
@@ -52,7 +45,9 @@ from asr.decoding.tuning import UNTUNED, Surface, check_dev, format_surface, tun
 from asr.errors import UserError, run_program
 from asr.model.device import add_device_options, autocast, choose_device, choose_dtype, describe
 from asr.model.recogniser import Model
-from asr.scoring.errors import score
+
+if TYPE_CHECKING:
+    from asr.decoding.beam import BeamPool
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,31 +80,40 @@ def main(argv: list[str] | None = None) -> int:
 
 def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     """Decode splits, print the table, write the results."""
-    from asr.scoring.report.write import (
-        report_on,  # with matplotlib, a second that transcribing need not wait for
-    )
+    # Not above: transcribing need not wait for them, nor for matplotlib.
+    from asr.decoding.evaluation import decode_beam, decode_greedy, format_table, write_results
+    from asr.scoring.report.write import report_on
 
-    manifests = {split: read_manifest(args.data / f"{split}.jsonl") for split in args.splits}
-    dev_splits: list[str] = []
-    if args.lm and args.lm_weight is None:
-        dev_splits = args.tune_on or _dev_splits(args.data)
-        for split in dev_splits:
-            manifests.setdefault(split, read_manifest(args.data / f"{split}.jsonl"))
-
-    for split, utterances in manifests.items():
-        if not any(utterance.text.strip() for utterance in utterances):
-            raise UserError(f"{split}.jsonl: no utterance has a word to score against")
-    tuned_on = {item.id for split in dev_splits for item in manifests[split]}
-    for split in args.splits:
-        if split not in dev_splits and any(item.id in tuned_on for item in manifests[split]):
-            raise UserError(
-                f"{split} shares utterances with {' + '.join(dev_splits)}, on which the LM weight would be "
-                "tuned; name another dev split with --tune-on"
+    tuned_on = _dev_splits(args) if args.lm and args.lm_weight is None else []
+    manifests = _read_manifests(args, tuned_on)
+    weights, surface = (args.lm_weight, args.word_score), {}
+    started, rows, tuning = time.monotonic(), [], 0.0
+    # The pool first: an LM that cannot be used should say so before the acoustic model runs.
+    with _beam_pool(args, recipe) if args.lm else nullcontext() as pool:
+        posteriors = {
+            split: compute_posteriors(
+                model, utterances, recipe.tokenizer, args.batch_seconds, f"{split}, acoustic model"
             )
-
-    def posteriors_of(split: str) -> Posteriors:
-        show = f"{split}, acoustic model"
-        return compute_posteriors(model, manifests[split], recipe.tokenizer, args.batch_seconds, show)
+            for split, utterances in manifests.items()
+        }
+        if tuned_on:
+            pooled = pool_posteriors([posteriors[split] for split in tuned_on])
+            begun = time.monotonic()
+            *weights, surface = _tune(pool, pooled, " + ".join(tuned_on))
+            tuning = time.monotonic() - begun
+        for split in args.splits:
+            rows.append(decode_greedy(split, posteriors[split], recipe.tokenizer))
+            if args.lm:
+                rows.append(decode_beam(split, posteriors[split], pool, args.lm.stem, *weights))
+    seconds = {
+        "tuning": tuning,
+        "acoustic model": sum(found.seconds for found in posteriors.values()),
+        "search": sum(row.seconds for row in rows),
+        "in all": time.monotonic() - started,
+    }
+    hours = sum(found.audio_seconds for found in posteriors.values()) / 3600
+    print(format_table(rows))
+    print(f"{hours:.2f} h of audio; " + ", ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items()))
 
     about = {
         "checkpoint": str(args.checkpoint),
@@ -118,33 +122,11 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
         "computed": describe(model),
         "command": " ".join(["python", *sys.argv]),
     }
-    started = time.monotonic()
-    rows, seconds = [], {"tuning": 0.0}
-    with ExitStack() as stack:
-        # The pool first: an LM that cannot be used should say so before the acoustic model runs.
-        if args.lm:
-            pool = stack.enter_context(BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs))
-        posteriors = {split: posteriors_of(split) for split in manifests}
-        weights = (args.lm_weight, args.word_score)
-        if dev_splits:
-            pooled = pool_posteriors([posteriors[split] for split in dev_splits])
-            begun = time.monotonic()
-            *weights, tried = _tune(pool, pooled, " + ".join(dev_splits))
-            seconds["tuning"] = time.monotonic() - begun
-            about["tuning"] = [[*point, wer] for point, wer in sorted(tried.items())]
-        if args.lm:
-            about |= {"lm_weight": weights[0], "word_score": weights[1], "tuned_on": dev_splits}
-        for split in args.splits:
-            rows.append(decode_greedy(split, posteriors[split], recipe.tokenizer))
-            if args.lm:
-                rows.append(decode_beam(split, posteriors[split], pool, args.lm.stem, *weights))
-    print(format_table(rows))
-    seconds["acoustic model"] = sum(found.seconds for found in posteriors.values())
-    seconds["search"] = sum(row.seconds for row in rows)
-    seconds["in all"] = time.monotonic() - started
+    if args.lm:
+        about |= {"lm_weight": weights[0], "word_score": weights[1], "tuned_on": tuned_on}
+    if surface:
+        about["tuning"] = [[*point, wer] for point, wer in sorted(surface.items())]
     about["seconds"] = {name: round(taken, 2) for name, taken in seconds.items()}
-    hours = sum(found.audio_seconds for found in posteriors.values()) / 3600
-    print(f"{hours:.2f} h of audio; " + ", ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items()))
     write_results(args.out, rows, posteriors, about)
     print(f"written to {args.out / 'wer.json'}")
     print(f"error report in {report_on(args.out)}")
@@ -163,11 +145,37 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
     if args.lm_weight is None:
         weights = UNTUNED
         print(f"LM weight {weights[0]:g}, word score {weights[1]:g}, not tuned", file=sys.stderr)
-    with BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs) as pool:
+    with _beam_pool(args, recipe) as pool:
         return go(LMDecoder(recipe.tokenizer, pool, *weights, together=SEGMENTS * args.jobs))
 
 
-def _tune(pool: BeamPool, posteriors: Posteriors, split: str) -> tuple[float, float, Surface]:
+def _beam_pool(args: argparse.Namespace, recipe: Recipe) -> "BeamPool":
+    from asr.decoding.beam import BeamPool  # with Numba and KenLM, which greedy decoding does without
+
+    return BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs)
+
+
+def _read_manifests(args: argparse.Namespace, tuned_on: list[str]) -> dict[str, list[Utterance]]:
+    """The utterances of all splits, with those to tune on; UserError where they are not fit for that."""
+    manifests = {
+        split: read_manifest(args.data / f"{split}.jsonl") for split in dict.fromkeys(args.splits + tuned_on)
+    }
+    for split, utterances in manifests.items():
+        if not any(utterance.text.strip() for utterance in utterances):
+            raise UserError(f"{split}.jsonl: no utterance has a word to score against")
+    ids = {utterance.id for split in tuned_on for utterance in manifests[split]}
+    for split in args.splits:
+        if split not in tuned_on and any(utterance.id in ids for utterance in manifests[split]):
+            raise UserError(
+                f"{split} shares utterances with {' + '.join(tuned_on)}, on which the LM weight would be "
+                "tuned; name another dev split with --tune-on"
+            )
+    return manifests
+
+
+def _tune(pool: "BeamPool", posteriors: Posteriors, split: str) -> tuple[float, float, Surface]:
+    from asr.scoring.errors import score  # with jiwer
+
     def wer(lm_weight: float, word_score: float) -> float:
         hypotheses = pool.decode(posteriors.log_probs, lm_weight, word_score)
         return score(posteriors.references, hypotheses).wer
@@ -180,11 +188,12 @@ def _tune(pool: BeamPool, posteriors: Posteriors, split: str) -> tuple[float, fl
     return lm_weight, word_score, tried
 
 
-def _dev_splits(data: Path) -> list[str]:
-    found = sorted(path.stem for path in data.glob("dev*.jsonl") if "." not in path.stem)
+def _dev_splits(args: argparse.Namespace) -> list[str]:
+    """The splits to tune on: those named, or else all dev* in --data."""
+    found = args.tune_on or sorted(path.stem for path in args.data.glob("dev*.jsonl") if "." not in path.stem)
     if not found:
         raise UserError(
-            f"--data {data}: no dev*.jsonl to tune the LM weight on; name a split with --tune-on, "
+            f"--data {args.data}: no dev*.jsonl to tune the LM weight on; name a split with --tune-on, "
             "or give --lm-weight and --word-score"
         )
     return found
@@ -224,6 +233,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError("--splits and --tune-on want --data")
     if args.data and not (args.splits and args.out):
         raise UserError("--data wants --splits and --out")
+    for split in args.splits:
+        if "/" in split:
+            raise UserError(f"--splits {split}: wants names of splits in --data, and no paths")
     if args.lm_weight is not None and not args.lm:
         raise UserError("--lm-weight wants --lm")
     if args.lm and args.lm.stem == "none":

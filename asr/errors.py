@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or one's share of it
 # Not allowed, or a folder where a file is wanted, or the other way round.
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
@@ -20,22 +20,23 @@ def run_program(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except UserError as error:
-        code = _report(str(error))
+        code = report(str(error))
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
         code = 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno not in (*_FULL, *_UNUSABLE):
+        if error.errno not in (*FULL, *_UNUSABLE):
             raise
-        what = "no room to write" if error.errno in _FULL else "cannot use"
-        code = _report(f"{what} {error.filename or 'a file'}: {error.strerror}")
+        what = "no room to write" if error.errno in FULL else "cannot use"
+        code = report(f"{what} {error.filename or 'a file'}: {error.strerror}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
 
 
-def _report(message: str) -> int:
+def report(message: str) -> int:
+    """Print an error as one line to stderr; returns the exit status, 1."""
     # A DataLoader's worker wraps the message in its traceback, whose last line is "module.Kind: message".
     if message.startswith("Caught "):
         message = message.strip().splitlines()[-1].partition(": ")[2]

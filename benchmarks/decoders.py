@@ -32,8 +32,9 @@ from asr.checkpoints.checkpoint import load_model
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.beam import BeamDecoder
-from asr.decoding.evaluation import compute_posteriors, decode_greedy
+from asr.decoding.evaluation import decode_greedy
 from asr.decoding.lexicon import spell, unigrams
+from asr.decoding.posteriors import compute_posteriors
 from asr.decoding.prefix_beam import prefix_beam_search
 from asr.errors import UserError, run_program
 from asr.lm import files as lm_files

@@ -218,6 +218,22 @@ def test_every_recipes_configuration_is_valid(config, attention):
     assert parsed.model.attention == attention
 
 
+# What greedy decoding of recordings on a CPU does without. (PyTorch's import is most of its start.)
+NEEDLESS = "numba kenlm triton jiwer matplotlib lightning jsonargparse torch.utils.tensorboard".split()
+
+
+def test_nothing_is_loaded_that_transcribing_does_not_need(finished, data):
+    program = f"""
+import sys, decode
+status = decode.main(sys.argv[1:])
+sys.exit(status or [name for name in {NEEDLESS} if name in sys.modules] or 0)
+"""
+    checkpoint, audio = finished[0] / "checkpoints" / "best.ckpt", read_manifest(data / "test.jsonl")[0].audio
+    command = [sys.executable, "-c", program, "--checkpoint", str(checkpoint), "--audio", audio]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def transcribe(checkpoint, *arguments):
     return decode.main(["--checkpoint", str(checkpoint), *map(str, arguments)])
 
@@ -320,6 +336,7 @@ BAD_DECODING = {
     "tuning without an lm": (["--tune-on", "dev"], "--tune-on wants --lm"),
     "missing lm": (["--lm", "{data}/absent.bin"], "absent.bin: no such language model"),
     "no lm": (["--lm", "{data}/test.jsonl"], "test.jsonl: not a KenLM binary"),
+    "a path for a split": (["--splits", "../test"], r"--splits \.\./test: wants names"),
     "missing split": (["--splits", "test-moon"], "test-moon.jsonl: no such manifest"),
     "other attention": (["--attention", "linear"], "was trained with mala"),
     "other tokenizer": (["--tokenizer", "{tmp}/other.model"], "trained with another tokenizer"),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from asr.attention.base import AttentionOptions, Frames, SelfAttention
 from asr.attention.masked import SoftmaxSum, combine_softmax_sums, mask_scores, softmax_sum
-from asr.errors import UserError
+from asr.bounds import bounded
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class AgentOptions(AttentionOptions):
         agents: number of agents an utterance's queries are pooled into.
     """
 
-    agents: int = 32
+    agents: int = bounded(32, 1, 4096)
 
 
 class AgentSummary(NamedTuple):
@@ -43,11 +43,6 @@ class AgentAttention(SelfAttention):
     POSITIONS = ("none", "sinusoid")
     PASSES = 2  # pool the agents, then let them gather
     Options = AgentOptions
-
-    def __init__(self, dim: int, heads: int, positions: str = "auto", options=None) -> None:
-        super().__init__(dim, heads, positions, options)
-        if self.options.agents < 1:
-            raise UserError(f"--agent.agents {self.options.agents}: must be positive")
 
     def summarise(
         self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: AgentSummary | None

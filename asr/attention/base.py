@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from asr.attention import fused
 from asr.attention.masked import masked_mean
 from asr.attention.positions import add_sinusoids
+from asr.bounds import bounded
 from asr.errors import UserError
 
 
@@ -26,7 +27,7 @@ class AttentionOptions:
             silu (the output's layer norm times the SiLU of that map, as in NaLaFormer's).
     """
 
-    lepe: int = 0
+    lepe: int = bounded(0, 0, 1001)
     gate: Literal["none", "plain", "silu"] = "none"
 
 

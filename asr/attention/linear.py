@@ -1,5 +1,7 @@
 """Linear attention, and the base of the mechanisms built on its statistics."""
 
+import os
+import sys
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import ClassVar
@@ -74,6 +76,9 @@ class CentredAttention(SelfAttention):
     def fused_refusal(self, q: Tensor) -> str | None:
         if self.fused_gain is None:
             return super().fused_refusal(q)
+        # On a CPU Triton has nothing to do but where it interprets, and its import takes a while.
+        if q.device.type == "cpu" and "triton" not in sys.modules and "TRITON_INTERPRET" not in os.environ:
+            return "no CUDA device"
         from asr.attention.kernels import centred
 
         return centred.refusal(q, self.kernel, self.fused_gain)

@@ -76,12 +76,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        _check_sums(path)
+        _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise DamagedCheckpoint(
             f"{path}: holds more than tensors and plain values, or is no checkpoint; not loaded"
         ) from None
+    except UserError:
+        raise
     except (OSError, MemoryError) as error:  # nothing is said about the file itself
         raise UserError(f"{path}: cannot be read: {error}") from None
     except Exception:  # a damaged file makes PyTorch raise almost anything
@@ -90,6 +92,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: a PyTorch file, but not a checkpoint of train.py")
     if not isinstance(content["recipe"], dict) or content["recipe"].get("format") != _FORMAT:
         raise UserError(f"{path}: made by another version of train.py")
+    _check_extents(content, path)
     return content
 
 
@@ -133,11 +136,30 @@ def _keep(path: Path, other: Path) -> None:
             shutil.copyfile(path, temporary)
 
 
-def _check_sums(path: Path) -> None:
-    """Raise where a record's CRC-32 is wrong: torch.load does not look at them."""
+def _check_archive(path: Path) -> None:
+    """Raise where a record's CRC-32 is wrong, which torch.load does not look at, or where it would grow.
+
+    torch.save compresses nothing and stores each byte once: a checkpoint unpacked is no larger than its file.
+    """
     with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+        if compressed or sum(record.file_size for record in records) > path.stat().st_size:
+            raise UserError(f"{path}: has compressed records, which train.py never writes; not loaded")
         if archive.testzip() is not None:
             raise zipfile.BadZipFile
+
+
+def _check_extents(content: dict[str, Any], path: Path) -> None:
+    """Raise UserError where weights and tokenizer are larger than the file: views that repeat a few bytes."""
+    parts = [content["state_dict"], content.get("average") or {}, content["recipe"]]
+    if not all(isinstance(part, dict) for part in parts):
+        raise UserError(f"{path}: not weights by their names, as train.py writes them")
+    tensors = [value for part in parts for value in part.values() if isinstance(value, Tensor)]
+    if sum(tensor.nbytes for tensor in tensors) > path.stat().st_size:
+        raise UserError(
+            f"{path}: its weights are larger than the file; train.py never writes such; not loaded"
+        )
 
 
 def pack_recipe(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:

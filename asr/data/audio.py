@@ -26,6 +26,9 @@ SUFFIXES = (".flac", ".wav", ".opus", ".ogg", ".oga", ".mp3", ".aiff", ".aif", "
 _BLOCK = 1 << 18  # frames decoded at a time, so that check() needs little memory for any length
 _MAX_PEAK = 4.0  # lossy codecs overshoot full scale a little; more means samples on another scale
 _MAX_OGG_PAGE = 65307  # bytes, from the format's definition
+# Hz. Half a telephone's, below which nothing is understood, to the fastest that studios record. Any other is
+# the header's fault, and would have a few bytes resampled to gigabytes, or many to nothing.
+_RATES = 4_000, 768_000
 _LONGEST = 1 << 62  # frames; libsndfile gives more where a FLAC from a pipe does not say
 _STREAMED_WAV = 0x7FFFF000  # sizes from here on are what sox and ffmpeg write to a pipe: unknown
 
@@ -44,7 +47,8 @@ def load(path: str | Path, sample_rate: int = 16000) -> torch.Tensor:
     Channels are averaged. Samples beyond full scale, which lossy codecs give, are clipped to it.
 
     Raises:
-        AudioError: missing, unreadable, empty, truncated, or with samples that are no sound.
+        AudioError: missing, unreadable, empty, truncated, of a rate that no recording has, or with samples
+            that are no sound.
     """
     return torch.cat(list(stream(path, sample_rate)))
 
@@ -111,6 +115,10 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
     with file:
         if file.frames > _LONGEST:
             raise AudioError(f"{path}: its header does not say how long it is; encode it again")
+        least, most = _RATES
+        if not least <= file.samplerate <= most:
+            message = f"{path}: a sample rate of {file.samplerate} Hz, not between {least} and {most}"
+            raise AudioError(f"{message}; correct its header, or resample it", "sample rate")
         try:
             yield file
         except soundfile.LibsndfileError as error:

@@ -50,11 +50,20 @@ def find_recordings(arguments: Sequence[Path]) -> Iterator[Recording | UserError
                 yield UserError(f"{entry}: cannot be read: {error.strerror}")
 
 
+def fault(path: Path, error: Exception) -> UserError:
+    """What went wrong with one recording, named: for errors that nobody thought of."""
+    if isinstance(error, UserError):
+        return error
+    return UserError(f"{path}: cannot be transcribed: {type(error).__name__}: {error}")
+
+
 def _look_at(path: Path, name: Path) -> Recording | UserError:
     try:
         return Recording(path, name, audio.duration(path))
-    except UserError as error:
-        return error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever one file does, the others are transcribed
+        return fault(path, error)
 
 
 def _entries(argument: Path) -> Iterator[Path | UserError]:

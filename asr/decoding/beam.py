@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
+from itertools import starmap
 from pathlib import Path
 
 import kenlm
@@ -15,15 +16,14 @@ import numpy as np
 from tqdm import tqdm
 
 from asr.data.tokenizer import Tokenizer
-from asr.decoding import search
-from asr.decoding.lexicon import ROOT, make_lexicon, spell, unigrams
+from asr.decoding import BEAM, lexicon, lexicon_cache, search
+from asr.decoding.lexicon import ROOT, Lexicon, make_lexicon, spell, unigrams
 from asr.errors import UserError
 from asr.lm import files as lm_files
 from asr.model.ctc import BLANK
 from asr.processes import start_worker
 
-BEAM = 100
-MOST_BEAM = 10_000  # takes a gigabyte in each process
+ALONE = 7500  # frames, 5 minutes: searched in about the time that a process takes to start
 MEMORY = 2**19  # LM scores remembered from utterance to utterance, a few hundred bytes each
 ROOM = 2**16  # for so many at first, a power of two
 
@@ -44,8 +44,13 @@ class BeamDecoder:
         self._model = lm_files.load(lm_path)
         words = lm_files.vocabulary(lm_path)
         check_vocabulary(lm_path, words, tokenizer)
-        likelihoods = unigrams(self._model, words)
-        self._lexicon = make_lexicon(spell(words, likelihoods, tokenizer), likelihoods)
+
+        def make() -> dict[str, np.ndarray]:
+            likelihoods = unigrams(self._model, words)
+            return make_lexicon(spell(words, likelihoods, tokenizer), likelihoods)._asdict()
+
+        sources = Path(lexicon.__file__).read_bytes(), "\n".join(words).encode()
+        self._lexicon = Lexicon(**lexicon_cache.kept(lm_path, tokenizer.digest, sources, make))
         self._words = [*words, "</s>"]  # by number
         self._classes = tokenizer.pieces + 1
         self._beam = search.make_prefixes(beam)
@@ -148,22 +153,43 @@ class BeamDecoder:
 
 
 class BeamPool:
-    """Beam search in worker processes; each builds its own decoder once. Use it in a with statement.
+    """Beam search in this process, and where there is much to do in others. Use it in a with statement.
+
+    Args:
+        lm_path, tokenizer, beam: see ``BeamDecoder``; each process builds its own once.
+        jobs: processes to start; with 1, there is no other than this one.
+        alone: frames that are decoded before they start.
 
     Raises:
         UserError: the LM cannot be used, with this tokenizer or at all.
     """
 
-    def __init__(self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM, jobs: int = 1) -> None:
+    def __init__(
+        self,
+        lm_path: str | Path,
+        tokenizer: Tokenizer,
+        beam: int = BEAM,
+        jobs: int = 1,
+        alone: int = ALONE,
+    ) -> None:
         # Says what is wrong with the LM, and compiles the search once and not in each process.
-        decoder = BeamDecoder(lm_path, tokenizer, beam)
-        decoder.decode(np.zeros((1, tokenizer.pieces + 1), np.float32), 0.0, 0.0)
+        self._decoder = BeamDecoder(lm_path, tokenizer, beam)
+        self._decoder.decode(np.zeros((1, tokenizer.pieces + 1), np.float32), 0.0, 0.0)
         # Few bytes: a process that starts takes what does not fit into a pipe only when it has imported
         # everything, and this one would wait for each in turn.
         self._arguments = (str(lm_path), tokenizer.model, beam)
-        self._jobs = jobs
+        self._jobs, self._alone = jobs, alone
+        self._frames = 0  # asked for so far
+        self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "BeamPool":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _start(self) -> None:
         # "spawn": a fork would copy torch's threads in whatever state they are.
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(self._jobs, context, _start_worker, self._arguments)
@@ -175,10 +201,6 @@ class BeamPool:
                 self._pool.submit(os.getpid)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._pool.shutdown(cancel_futures=True)
 
     def decode(
         self, posteriors: Sequence[np.ndarray], lm_weight: float, word_score: float, show: str = ""
@@ -186,8 +208,15 @@ class BeamPool:
         """Decode every utterance; ``show`` names a progress bar."""
         quiet = None if show else True  # None: no bar where the output is not a terminal
         tasks = ((item, lm_weight, word_score) for item in posteriors)
+        self._frames += sum(map(len, posteriors))
+        if self._jobs > 1 and self._frames > self._alone and not self._pool:
+            self._start()
+            self._decoder = None  # theirs do
         try:
-            results = self._pool.map(_decode_task, tasks, chunksize=4)
+            if self._pool:
+                results = self._pool.map(_decode_task, tasks, chunksize=4)
+            else:
+                results = starmap(self._decoder.decode, tasks)
             bar = tqdm(results, total=len(posteriors), desc=show, unit="utt", leave=False, disable=quiet)
             return list(bar)
         except BrokenProcessPool:

@@ -1,56 +1,24 @@
-"""Splits to tables: posteriors once, then greedy and beam search on them, scored and written."""
+"""Posteriors of splits to tables: greedy and beam search on them, scored and written."""
 
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from asr.data.batches import FixedBatches, SpeechDataset, collate, make_batches
-from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
-from asr.decoding.beam import BeamPool
 from asr.decoding.greedy import greedy
+from asr.decoding.posteriors import Posteriors
 from asr.files import atomic_write
-from asr.model.long import long_log_probs
-from asr.model.recogniser import Model
 from asr.scoring.errors import Score, score, write_trn
 from asr.scoring.report.errs import format_errs
 from asr.scoring.report.results import Decoded, decoded_path, write_decoded
 
-
-@dataclass(frozen=True)
-class Posteriors:
-    """A split after the acoustic model."""
-
-    utterances: list[Utterance]
-    log_probs: list[np.ndarray]  # (N, classes) fp32 each
-    seconds: float  # time it took
-
-    @property
-    def audio_seconds(self) -> float:
-        """Length of the split."""
-        return sum(utterance.duration for utterance in self.utterances)
-
-    @property
-    def references(self) -> list[str]:
-        """What was said."""
-        return [utterance.text for utterance in self.utterances]
-
-
-def pool_posteriors(parts: Sequence[Posteriors]) -> Posteriors:
-    """Several splits as one."""
-    return Posteriors(
-        [utterance for part in parts for utterance in part.utterances],
-        [item for part in parts for item in part.log_probs],
-        sum(part.seconds for part in parts),
-    )
+if TYPE_CHECKING:
+    from asr.decoding.beam import BeamPool  # with Numba, which greedy decoding does without
 
 
 @dataclass(frozen=True)
@@ -65,45 +33,6 @@ class Row:
     seconds: float  # from posteriors to words; rtf counts the acoustic model's as well
 
 
-def compute_posteriors(
-    model: Model, utterances: list[Utterance], tokenizer: Tokenizer, batch_seconds: float, show: str
-) -> Posteriors:
-    """Run the acoustic model over utterances, batched by length; results in the given order.
-
-    An utterance longer than a batch goes through the model in chunks (asr/model/long.py): the same.
-    """
-    started = time.monotonic()
-    batches = make_batches([utterance.duration for utterance in utterances], batch_seconds, rng=None)
-    loader = DataLoader(
-        SpeechDataset(utterances, tokenizer), batch_sampler=FixedBatches(batches), collate_fn=collate
-    )
-    found: list[np.ndarray | None] = [None] * len(utterances)
-    with tqdm(total=len(utterances), desc=show, unit="utt", leave=False, disable=None) as bar:
-        for indices, batch in zip(batches, loader, strict=True):
-            if utterances[indices[0]].duration > batch_seconds:
-                found[indices[0]] = _in_chunks(model, batch.waveforms[0], batch.ids[0])
-                bar.update()
-                continue
-            rows = log_probs_of(model, batch.waveforms, batch.lengths)
-            for index, row in zip(indices, rows, strict=True):
-                found[index] = row
-            bar.update(len(indices))
-    return Posteriors(utterances, found, time.monotonic() - started)
-
-
-@torch.inference_mode()
-def log_probs_of(model: Model, waveforms: Tensor, lengths: Tensor) -> list[np.ndarray]:
-    """Log-probabilities (N, classes) fp32 of each utterance, on the CPU, of a batch (B, S), lengths (B,)."""
-    device = next(model.parameters()).device
-    log_probs, frames = model(waveforms.to(device), lengths.to(device))
-    # A view would keep the whole batch.
-    return [row[:length].copy() for row, length in zip(log_probs.cpu().numpy(), frames.tolist(), strict=True)]
-
-
-def _in_chunks(model: Model, waveform: torch.Tensor, show: str) -> np.ndarray:
-    return np.concatenate([part.cpu().numpy() for part in long_log_probs(model, waveform, show=show)])
-
-
 def decode_greedy(split: str, posteriors: Posteriors, tokenizer: Tokenizer) -> Row:
     """Best path, without an LM."""
     started = time.monotonic()
@@ -115,7 +44,7 @@ def decode_greedy(split: str, posteriors: Posteriors, tokenizer: Tokenizer) -> R
 
 
 def decode_beam(
-    split: str, posteriors: Posteriors, pool: BeamPool, lm_name: str, lm_weight: float, word_score: float
+    split: str, posteriors: Posteriors, pool: "BeamPool", lm_name: str, lm_weight: float, word_score: float
 ) -> Row:
     """Beam search with the LM."""
     started = time.monotonic()

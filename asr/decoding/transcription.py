@@ -5,12 +5,12 @@ transcripts come in the order given and soon. A long one is read, encoded and de
 (asr/model/long.py, asr/decoding/pauses.py): neither its samples nor its posteriors are ever in memory whole.
 """
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from os.path import normpath
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -20,18 +20,21 @@ from tqdm import tqdm
 
 from asr.data import audio
 from asr.data.batches import make_batches
-from asr.data.recordings import Recording, find_recordings
+from asr.data.prefetch import prefetch
+from asr.data.recordings import Recording, fault, find_recordings
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.alignment import Word, best_path, collapse, forced_path, words_on_path
-from asr.decoding.beam import BeamPool
 from asr.decoding.captions import Transcript, as_json, as_srt, as_text, as_vtt
-from asr.decoding.evaluation import log_probs_of
 from asr.decoding.pauses import LONGEST, cut_at_pauses
-from asr.errors import UserError
+from asr.decoding.posteriors import log_probs_of
+from asr.errors import FULL, UserError, report
 from asr.files import atomic_write
 from asr.model.frames import FRAME_SECONDS
 from asr.model.long import long_log_probs, seconds_bar
 from asr.model.recogniser import Model
+
+if TYPE_CHECKING:
+    from asr.decoding.beam import BeamPool  # with Numba, which greedy decoding does without
 
 FORMATS = ("txt", "json", "srt", "vtt")
 WINDOW = 8  # batches of short recordings whose transcripts come together
@@ -39,6 +42,11 @@ SEGMENTS = 16  # of up to 40 s, that are searched together for each process of b
 
 Parts = Iterable[np.ndarray]  # of one recording: log-probabilities (n, classes) fp32, part by part
 Spoken = tuple[str, list[Word]]  # a recording's text, and its words with their times
+
+# Errors that are not about one recording: of an option or a process, of memory, of a device.
+_EVERYONES = (UserError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class GreedyDecoder:
@@ -70,7 +78,7 @@ class LMDecoder:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        pool: BeamPool,
+        pool: "BeamPool",
         lm_weight: float,
         word_score: float,
         together: int,
@@ -146,54 +154,81 @@ def _windows(
 
 
 def _transcribe_long(recording: Recording, model: Model, decoder: Decoder) -> Transcript | UserError:
-    parts = long_log_probs(model, audio.stream(recording.path), show=recording.path.name)
-    try:
+    def decode(paths: list[Path]) -> list[Spoken]:
+        [path] = paths
+        parts = long_log_probs(model, prefetch(audio.stream(path)), show=path.name)
         first = next(parts)  # comes when everything is read and encoded
-    except audio.AudioError as error:
-        return error
-    [spoken] = decoder([(part.cpu().numpy() for part in chain([first], parts))], recording.seconds)
-    return _transcript(recording, spoken)
+        return decoder([(part.cpu().numpy() for part in chain([first], parts))], recording.seconds)
+
+    [outcome] = _each(decode, [recording.path])
+    return _transcript(recording, outcome)
 
 
 def _transcribe_short(
     window: list[Recording | UserError], model: Model, decoder: Decoder, batch_seconds: float
 ) -> Iterator[Transcript | UserError]:
     recordings = [item for item in window if isinstance(item, Recording)]
-    posteriors = _posteriors(recordings, model, batch_seconds)
-    readable = [[item] for item in posteriors if not isinstance(item, UserError)]
-    spoken = iter(decoder(readable, sum(recording.seconds for recording in recordings)))
-    outcomes = iter(posteriors)
+    seconds = sum(recording.seconds for recording in recordings)
+    found = _posteriors(recordings, model, batch_seconds)
+    parts = {item: [outcome] for item, outcome in found.items() if isinstance(outcome, np.ndarray)}
+    spoken = _each(lambda several: decoder(several, seconds), list(parts.values()))
+    outcomes = found | dict(zip(parts, spoken, strict=True))
     for item in window:
-        outcome = next(outcomes) if isinstance(item, Recording) else item
-        yield outcome if isinstance(outcome, UserError) else _transcript(item, next(spoken))
+        yield _transcript(item, outcomes[item]) if isinstance(item, Recording) else item
 
 
 def _posteriors(
     recordings: list[Recording], model: Model, batch_seconds: float
-) -> list[np.ndarray | UserError]:
-    """Log-probabilities (N, classes) of each, or why it cannot be read."""
-    found: list[np.ndarray | UserError | None] = [None] * len(recordings)
-    lengths = [recording.seconds for recording in recordings]
-    with seconds_bar("acoustic model", sum(lengths)) as bar:
-        for batch in make_batches(lengths, batch_seconds, rng=None):
-            waveforms: dict[int, Tensor] = {}
-            for number in batch:
-                try:
-                    waveforms[number] = audio.load(recordings[number].path)
-                except audio.AudioError as error:
-                    found[number] = error
-            if waveforms:
-                samples = torch.tensor([len(waveform) for waveform in waveforms.values()])
-                padded = pad_sequence(list(waveforms.values()), batch_first=True)
-                rows = log_probs_of(model, padded, samples)
-                for number, log_probs in zip(waveforms, rows, strict=True):
-                    found[number] = log_probs
-            bar.update(sum(lengths[number] for number in batch))
+) -> dict[Recording, np.ndarray | Exception]:
+    """Log-probabilities (N, classes) of each, or why there are none."""
+
+    def encode(waveforms: list[Tensor]) -> list[np.ndarray]:
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        return log_probs_of(model, pad_sequence(waveforms, batch_first=True), lengths)
+
+    seconds = [recording.seconds for recording in recordings]
+    batches = [[recordings[i] for i in batch] for batch in make_batches(seconds, batch_seconds, rng=None)]
+    found: dict[Recording, np.ndarray | Exception] = {}
+    with seconds_bar("acoustic model", sum(seconds)) as bar:
+        for batch in prefetch(map(_load, batches)):
+            waveforms = {item: outcome for item, outcome in batch.items() if isinstance(outcome, Tensor)}
+            encoded = _each(encode, list(waveforms.values()))
+            found |= batch | dict(zip(waveforms, encoded, strict=True))
+            bar.update(sum(recording.seconds for recording in batch))
     return found
 
 
-def _transcript(recording: Recording, spoken: Spoken) -> Transcript:
-    text, words = spoken
+def _load(recordings: list[Recording]) -> dict[Recording, Tensor | Exception]:
+    """Samples (S,) of each, or why there are none."""
+
+    def load(paths: list[Path]) -> list[Tensor]:
+        return [audio.load(path) for path in paths]
+
+    return {recording: _each(load, [recording.path])[0] for recording in recordings}
+
+
+def _each(work: Callable[[list[Item]], list[Result]], items: list[Item]) -> list[Result | Exception]:
+    """``work`` on all items at once; where that fails, on each by itself, with errors in the results' places.
+
+    Raises:
+        _EVERYONES: what would stop any recording.
+    """
+    if not items:
+        return []
+    try:
+        return work(items)
+    except audio.AudioError as error:
+        return [error]
+    except _EVERYONES:
+        raise
+    except Exception as error:  # whatever one recording does, the others are transcribed
+        return [error] if len(items) == 1 else [_each(work, [item])[0] for item in items]
+
+
+def _transcript(recording: Recording, outcome: Spoken | Exception) -> Transcript | UserError:
+    if isinstance(outcome, Exception):
+        return fault(recording.path, outcome)
+    text, words = outcome
     # The last frame may reach beyond the last sample.
     end = round(recording.seconds, 3)
     words = [replace(word, end=min(word.end, end)) for word in words]
@@ -214,25 +249,44 @@ class Output:
     timestamps: bool = False
     folder: Path | None = None
 
-    def plan(self, recordings: Sequence[Recording], arguments: Sequence[Path]) -> list[Path]:
+    def plan(self, recordings: Sequence[Recording], arguments: Sequence[Path]) -> dict[Recording, Path]:
         """Each recording's file, in ``folder``.
 
         Raises:
             UserError: two recordings have one file, or it is one of the ``arguments``.
         """
-        taken: dict[Path, Path] = {}
+        taken: dict[Path, Recording] = {}
         inputs = {normpath(argument.absolute()) for argument in arguments}
         for recording in recordings:
             target = self.folder / f"{recording.name}.{self.form}"
             if target in taken:
+                both = f"{taken[target].path} and {recording.path}"
                 raise UserError(
-                    f"--out {self.folder}: {taken[target]} and {recording.path} would both be written to "
-                    f"{target}; transcribe them to two folders, or name the folder above them in --audio"
+                    f"--out {self.folder}: {both} would both be written to {target}; transcribe them to two "
+                    "folders, or name the folder above them in --audio"
                 )
             if normpath(target.absolute()) in inputs:
                 raise UserError(f"--out {self.folder}: would overwrite {target}; name another folder")
-            taken[target] = recording.path
-        return list(taken)
+            taken[target] = recording
+        return {recording: target for target, recording in taken.items()}
+
+    def deliver(self, transcript: Transcript, target: Path | None) -> UserError | None:
+        """Write a transcript to its file, or to standard output; what is wrong if it will not go there.
+
+        Raises:
+            OSError: the disk is full, or nobody reads standard output any more.
+        """
+        try:
+            if target is None:
+                print(self.show(transcript), end="", flush=True)
+            else:
+                atomic_write(target, self.render(transcript))
+        except UnicodeEncodeError as error:
+            return UserError(f"{transcript.path}: standard output takes {error.encoding} only; give --out")
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) or error.errno in FULL:
+                raise
+            return UserError(f"{target or transcript.path}: cannot be written: {error.strerror}")
 
     def render(self, transcript: Transcript) -> str:
         """A transcript in the format."""
@@ -259,20 +313,15 @@ def run(
     looked_at = tqdm(find_recordings(arguments), desc="recordings", unit="", leave=False, disable=None)
     items = list(looked_at)
     recordings = [item for item in items if isinstance(item, Recording)]
-    targets = iter(output.plan(recordings, arguments) if output.folder else [])
     if output.form in ("srt", "vtt") and len(recordings) > 1 and not output.folder:
         raise UserError(f"--format {output.form}: a file holds one recording's captions; give --out a folder")
-    failed = written = 0
+    targets = output.plan(recordings, arguments) if output.folder else {}
+    failed = 0
     for item, outcome in zip(items, transcribe(items, model, decoder, batch_seconds), strict=True):
-        target = next(targets, None) if isinstance(item, Recording) else None
-        if isinstance(outcome, UserError):
-            print(f"error: {outcome}", file=sys.stderr)
-            failed += 1
-        elif target is None:
-            print(output.show(outcome), end="", flush=True)
-        else:
-            atomic_write(target, output.render(outcome))
-            written += 1
+        error = outcome if isinstance(outcome, UserError) else output.deliver(outcome, targets.get(item))
+        if error:
+            failed += report(str(error))
     if output.folder:
-        print(f"{written} of {len(items)} recordings: transcripts written to {output.folder}")
+        done = len(items) - failed
+        print(f"{done} of {len(items)} recordings: transcripts written to {output.folder}")
     return 1 if failed else 0

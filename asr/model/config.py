@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from asr.attention import ATTENTIONS
+from asr.bounds import check_bounds
 from asr.errors import UserError
 from asr.model.conformer import EncoderConfig
-from asr.model.frames import SAMPLE_RATE
 from asr.model.frontend import FrontendConfig
 
 
@@ -28,6 +28,13 @@ class ModelConfig:
     options: Any = None
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a number out of its bounds, whoever wrote it."""
+        check_bounds(self.encoder, "encoder")
+        check_bounds(self.frontend, "frontend")
+        if self.options is not None:
+            check_bounds(self.options, self.attention)
 
 
 def model_to_dict(config: ModelConfig) -> dict[str, Any]:
@@ -78,15 +85,8 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 
 def model_ranges(model: ModelConfig) -> dict[str, bool]:
-    """Options of the model, and whether each is in its range."""
-    frontend = model.frontend
-    return {
-        "--encoder.dropout": 0 <= model.encoder.dropout < 1,
-        "--frontend.mels": frontend.mels > 0,
-        "--frontend.f_max": 0 < frontend.f_max <= SAMPLE_RATE / 2,
-        "--frontend.speeds": bool(frontend.speeds) and all(0.5 <= s <= 2 for s in frontend.speeds),
-        "--frontend.time_width": 0 <= frontend.time_width <= 1,
-    }
+    """Options of the model that have more to them than bounds, and whether each is as it should be."""
+    return {"--frontend.speeds": bool(model.frontend.speeds)}
 
 
 def check_ranges(checks: dict[str, bool], config: Any) -> None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.attention import ATTENTIONS
+from asr.bounds import bounded
 from asr.distributed import moments_over_ranks
 from asr.errors import UserError
 from asr.model.frames import halve, valid_frames
@@ -30,12 +31,12 @@ class EncoderConfig:
     """
 
     size: str = "S"
-    dim: int = 0
-    layers: int = 0
-    heads: int = 0
-    kernel: int = 31
-    expansion: int = 4
-    dropout: float = 0.1
+    dim: int = bounded(0, 0, 8192)
+    layers: int = bounded(0, 0, 256)
+    heads: int = bounded(0, 0, 256)
+    kernel: int = bounded(31, 1, 1001)
+    expansion: int = bounded(4, 1, 64)
+    dropout: float = bounded(0.1, 0, 0.99)
     batch_norm: Literal["all", "local"] = "all"
 
 

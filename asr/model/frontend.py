@@ -7,6 +7,7 @@ import torchaudio
 import torchaudio.functional as AF
 from torch import Tensor, nn
 
+from asr.bounds import bounded
 from asr.model.frames import FFT, HOP, SAMPLE_RATE, WINDOW, frame_lengths, valid_frames
 
 # Nats. Above a recording's bandwidth a bin hardly moves: do not blow its noise up.
@@ -27,13 +28,13 @@ class FrontendConfig:
         speeds: speed perturbation: one of these factors is drawn for every training batch.
     """
 
-    mels: int = 80
-    f_max: float = 8000.0
-    frequency_masks: int = 2
-    frequency_width: int = 27
-    time_masks: int = 10
-    time_width: float = 0.05
-    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    mels: int = bounded(80, 1, 1024)
+    f_max: float = bounded(8000.0, 1, SAMPLE_RATE / 2)
+    frequency_masks: int = bounded(2, 0, 1000)
+    frequency_width: int = bounded(27, 0, 1024)
+    time_masks: int = bounded(10, 0, 1000)
+    time_width: float = bounded(0.05, 0, 1)
+    speeds: tuple[float, ...] = bounded((0.9, 1.0, 1.1), 0.5, 2)
 
 
 class Frontend(nn.Module):

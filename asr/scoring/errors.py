@@ -1,5 +1,6 @@
 """Word error rate with its parts and its confidence interval; alignments; ref/hyp files that sclite reads."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,13 +69,14 @@ def score(references: Sequence[str], hypotheses: Sequence[str], seed: int = 0) -
 
 def word_errors(reference: str, hypothesis: str) -> Errors:
     """Edits that turn the reference into the hypothesis. Either may be empty."""
-    out = jiwer.process_words(_single_spaced(reference), _single_spaced(hypothesis))
+    reference, hypothesis = as_scored(reference), as_scored(hypothesis)
+    out = jiwer.process_words(reference, hypothesis)
     return Errors(len(reference.split()), out.substitutions, out.insertions, out.deletions)
 
 
 def character_errors(reference: str, hypothesis: str) -> Errors:
     """The same by characters, spaces among them; ``words`` counts the characters."""
-    reference, hypothesis = _single_spaced(reference), _single_spaced(hypothesis)
+    reference, hypothesis = as_scored(reference), as_scored(hypothesis)
     out = jiwer.process_characters(reference, hypothesis)
     return Errors(len(reference), out.substitutions, out.insertions, out.deletions)
 
@@ -85,7 +87,8 @@ def align(reference: str, hypothesis: str) -> list[Pair]:
     A pair is a word and what was recognised in its place; ``("", word)`` is an insertion, ``(word, "")`` a
     deletion.
     """
-    out = jiwer.process_words(_single_spaced(reference), _single_spaced(hypothesis))
+    reference, hypothesis = as_scored(reference), as_scored(hypothesis)
+    out = jiwer.process_words(reference, hypothesis)
     said, heard = reference.split(), hypothesis.split()
     pairs: list[Pair] = []
     for chunk in out.alignments[0]:
@@ -117,10 +120,14 @@ def sum_errors(counts: Sequence[Errors]) -> Errors:
 
 
 def write_trn(path: str | Path, ids: Sequence[str], texts: Sequence[str]) -> None:
-    """Write sclite's trn format: the words, then the id in brackets."""
-    lines = (f"{text} ({id})\n" for id, text in zip(ids, texts, strict=True))
+    """Write sclite's trn format: the words as they are scored, then the id in brackets."""
+    lines = (f"{as_scored(text)} ({id})\n" for id, text in zip(ids, texts, strict=True))
     atomic_write(path, "".join(lines))
 
 
-def _single_spaced(text: str) -> str:
-    return " ".join(text.split())
+def as_scored(text: str) -> str:
+    """The text with a space between words and letters in one form.
+
+    A letter with its accent may be one character or two (Unicode's NFC and NFD) and is the same letter.
+    """
+    return unicodedata.normalize("NFC", " ".join(text.split()))

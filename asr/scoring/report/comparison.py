@@ -6,6 +6,7 @@ import numpy as np
 
 from asr.errors import UserError
 from asr.scoring.bootstrap import PAIRED_DRAWS, compare
+from asr.scoring.errors import as_scored
 from asr.scoring.report.analysis import Counted, Marked, drawn, marked
 from asr.scoring.report.results import Results, Table
 
@@ -97,7 +98,7 @@ def match_utterances(first: Table, second: Table, folders: tuple[str, str]) -> T
             "the same split with both"
         )
     for utterance in first.utterances:
-        if utterance.ref.split() != theirs[utterance.id].ref.split():
+        if as_scored(utterance.ref) != as_scored(theirs[utterance.id].ref):
             raise UserError(
                 f"{where}: {utterance.id} has two references; decode the same version of the split with both"
             )

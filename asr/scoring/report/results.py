@@ -66,7 +66,7 @@ def read_results(folder: str | Path) -> Results:
         raise UserError(f"{folder}: no wer.json in it; give a folder that decode.py wrote (its --out)")
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        rows = [(row["split"], row["lm"]) for row in about.pop("rows")]
+        rows = [(_name(row["split"]), _name(row["lm"])) for row in about.pop("rows")]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: not a table of decode.py; decode again") from None
     if not rows:
@@ -74,6 +74,13 @@ def read_results(folder: str | Path) -> Results:
     return Results(
         folder, about, [Table(split, lm, read_decoded(decoded_path(folder, split, lm))) for split, lm in rows]
     )
+
+
+def _name(name: str) -> str:
+    """A split's or an LM's, to be part of a file's name; ValueError where that would leave the folder."""
+    if not (isinstance(name, str) and 0 < len(name) <= 200) or "/" in name or "\0" in name:
+        raise ValueError
+    return name
 
 
 def read_decoded(path: Path) -> list[Decoded]:

@@ -428,10 +428,6 @@ class TestExtras:
         with pytest.raises(UserError, match=f"lepe {width}: must be odd"):
             make("mala", options=ATTENTIONS["mala"].Options(lepe=width))
 
-    def test_no_agents_are_refused(self):
-        with pytest.raises(UserError, match=r"--agent.agents 0: must be positive"):
-            make("agent", options=ATTENTIONS["agent"].Options(agents=0))
-
 
 def test_cosformer_takes_the_utterance_s_own_length():
     """With the batch's length the weights would fall off more slowly."""

@@ -3,11 +3,13 @@ import pickle
 import resource
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
 
 from asr.checkpoints.checkpoint import (
+    DamagedCheckpoint,
     check_same,
     load_model,
     pack_recipe,
@@ -86,6 +88,39 @@ def test_a_checkpoint_cut_short_is_refused(checkpoint):
         checkpoint.write_bytes(data[:size])
         with pytest.raises(UserError, match="damaged"):
             read_checkpoint(checkpoint)
+
+
+def test_records_that_would_grow_are_refused_before_they_do(checkpoint):
+    """A few bytes of deflated zeros may be gigabytes."""
+    with zipfile.ZipFile(checkpoint) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(checkpoint, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError, match=r"model\.ckpt: has compressed records") as error:
+        load_model(checkpoint)
+    assert not isinstance(error.value, DamagedCheckpoint)
+
+
+def test_one_record_under_many_names_is_refused(tmp_path):
+    """Stored, but overlapping: the central directory points at the same bytes over and over."""
+    path = tmp_path / "model.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", bytes(100_000))
+        archive.filelist += 50 * archive.filelist
+    with pytest.raises(UserError, match=r"model\.ckpt: has compressed records"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("part", ["state_dict", "average", "recipe"])
+def test_tensors_that_repeat_a_few_bytes_are_refused(checkpoint, part):
+    content = torch.load(checkpoint, weights_only=True)
+    name = "tokenizer" if part == "recipe" else "model.head.project.weight"
+    large = torch.zeros(1, dtype=torch.uint8).expand(10**12)
+    content[part] = {**content.get(part, {}), name: large}
+    torch.save(content, checkpoint)
+    with pytest.raises(UserError, match=r"model\.ckpt: its weights are larger than the file"):
+        load_model(checkpoint)
 
 
 def test_other_pytorch_files_are_told_apart(tmp_path):

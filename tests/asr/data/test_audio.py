@@ -80,6 +80,24 @@ def test_odd_rates(tmp_path):
     assert np.abs(np.fft.rfft(samples.numpy())).argmax() == 440
 
 
+@pytest.mark.parametrize("rate", [1, 100, 3999, 768_001, 100_000_000, 2**31 - 1])
+def test_rates_that_no_recording_has_are_refused_before_anything_is_decoded(tmp_path, rate):
+    path = write(tmp_path / "a.wav", tone())
+    content = bytearray(path.read_bytes())
+    at = content.index(b"fmt ") + 12
+    content[at : at + 8] = struct.pack("<II", rate, 2 * rate % 2**32)
+    path.write_bytes(content)
+    for read in (check, load, duration):
+        with pytest.raises(AudioError, match=rf"a\.wav: a sample rate of {rate} Hz") as caught:
+            read(path)
+        assert caught.value.cause == "sample rate"
+
+
+@pytest.mark.parametrize("rate", [4000, 768_000])
+def test_rates_at_the_bounds(tmp_path, rate):
+    assert len(load(write(tmp_path / "a.wav", tone(0.1, rate), rate))) == 1600
+
+
 def test_averages_channels(tmp_path):
     stereo = np.stack([tone(), np.zeros(16000)], axis=1)
     samples = load(write(tmp_path / "a.flac", stereo))

@@ -20,7 +20,7 @@ from asr.data.batches import SpeechDataset, TrainingSampler, collate, make_loade
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.packed import quantise, read_packed
 from asr.data.tokenizer import Tokenizer, train_tokenizer
-from asr.decoding.evaluation import compute_posteriors
+from asr.decoding.posteriors import compute_posteriors
 from asr.errors import UserError
 from asr.model.frontend import Frontend, FrontendConfig
 from asr.training.config import parse_config

@@ -166,9 +166,28 @@ def test_no_frames_give_no_words(tokenizer, model):
 def test_pool_gives_what_one_decoder_gives(tokenizer, model):
     items = [posteriors(tokenizer, text, seed=i) for i, text in enumerate(TEXT[:5])]
     decoder = BeamDecoder(model, tokenizer)
-    with BeamPool(model, tokenizer, jobs=2) as pool:
-        assert len(multiprocessing.active_children()) == 2  # all of them started with Ctrl-C held back
-        assert pool.decode(items, 0.5, 1.0) == [decoder.decode(item, 0.5, 1.0) for item in items]
+    expected = [decoder.decode(item, 0.5, 1.0) for item in items]
+    frames = sum(map(len, items))
+    with BeamPool(model, tokenizer, jobs=2, alone=2 * frames) as pool:
+        for processes in (0, 0, 2, 2):  # once there is enough to do for more than this one
+            assert pool.decode(items, 0.5, 1.0) == expected
+            assert len(multiprocessing.active_children()) == processes
+    with BeamPool(model, tokenizer, jobs=1, alone=0) as pool:
+        assert pool.decode(items, 0.5, 1.0) == expected
+        assert not multiprocessing.active_children()
+
+
+def test_a_lexicon_from_the_disk_gives_the_same_words_and_scores(tokenizer, model):
+    items = [posteriors(tokenizer, text, sure=2.0, seed=5) for text in TEXT[:5]]
+    found = []
+    for known in (False, True):
+        kept = list(model.parent.glob("*.lexicon"))
+        assert not known or len(kept) == 1
+        for path in kept if not known else []:
+            path.unlink()
+        decoder = BeamDecoder(model, tokenizer)
+        found.append([decoder.decode_scored(item, 0.7, 0.5) for item in items])
+    assert found[0] == found[1]
 
 
 def test_an_lm_that_is_none_is_named(tokenizer, tmp_path):

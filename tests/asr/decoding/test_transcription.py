@@ -1,5 +1,6 @@
 """Recordings of every kind to transcripts."""
 
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from asr.errors import UserError
 from asr.lm import build as lm
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
+from asr.model.frames import encoded_frames
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 
@@ -149,6 +151,76 @@ def test_a_bad_recording_stands_in_its_place(model, tokenizer, paths, tmp_path, 
     )
 
 
+class Strange(Exception):
+    """An error that nobody thought of."""
+
+
+def raising(work, when):
+    """``work``, but for calls that ``when`` is true of."""
+
+    def wrapped(*arguments):
+        if when(*arguments):
+            raise Strange("two\nlines")
+        return work(*arguments)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("batch_seconds", [1e-3, 120.0])
+@pytest.mark.parametrize("where", ["duration", "samples"])
+def test_a_recording_that_nobody_can_read(model, tokenizer, paths, monkeypatch, capsys, where, batch_seconds):
+    for name in ["duration"] if where == "duration" else ["load", "stream"]:
+        monkeypatch.setattr(audio, name, raising(getattr(audio, name), lambda path, *_: path == paths[1]))
+    assert run(paths[:3], Output(), model, GreedyDecoder(tokenizer), batch_seconds) == 1
+    shown = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in shown.out.splitlines()] == [str(paths[0]), str(paths[2])]
+    assert shown.err == f"error: {paths[1]}: cannot be transcribed: Strange: two lines\n"
+
+
+@pytest.mark.parametrize("where", ["model", "decoder"])
+def test_a_recording_that_the_model_or_the_search_cannot_take(model, tokenizer, paths, capsys, where):
+    """Its batch, or its window, goes on without it."""
+    decoder = GreedyDecoder(tokenizer)
+    samples = len(audio.load(paths[1]))  # by which it is known
+    frames = encoded_frames(samples)
+    if where == "model":
+        hook = model.register_forward_pre_hook(
+            raising(lambda *_: None, lambda _, inputs: samples in inputs[1])
+        )
+    else:
+        decoder = raising(decoder, lambda recordings, _: any(len(parts[0]) == frames for parts in recordings))
+    try:
+        assert run(paths[:3], Output(), model, decoder, 120.0) == 1
+    finally:
+        if where == "model":
+            hook.remove()
+    shown = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in shown.out.splitlines()] == [str(paths[0]), str(paths[2])]
+    assert shown.err == f"error: {paths[1]}: cannot be transcribed: Strange: two lines\n"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, KeyboardInterrupt, UserError]
+)
+def test_what_stops_any_recording_stops_the_program(model, tokenizer, paths, error):
+    def decoder(recordings, seconds):
+        raise error
+
+    with pytest.raises(error):
+        run(paths[:3], Output(), model, decoder, 120.0)
+
+
+def test_a_transcript_that_cannot_be_written_stops_no_other(model, tokenizer, paths, tmp_path, capsys):
+    long_name = tmp_path / f"{'x' * 250}.wav"  # whose temporary file's name is longer than any may be
+    shutil.copy(paths[0], long_name)
+    out = tmp_path / "out"
+    assert run([long_name, paths[1]], Output(folder=out), model, GreedyDecoder(tokenizer), 120.0) == 1
+    shown = capsys.readouterr()
+    assert [path.name for path in out.iterdir()] == [f"{paths[1].stem}.txt"]
+    assert shown.err.count("\n") == 1 and "xxx.txt: cannot be written: File name too long" in shown.err
+    assert shown.out.startswith("1 of 2 recordings")
+
+
 def test_the_shortest_recording(model, tokenizer, tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(1), 16000)
     for batch_seconds in (1e-5, 120.0):
@@ -157,7 +229,8 @@ def test_the_shortest_recording(model, tokenizer, tmp_path):
 
 
 def plan(output: Output, *recordings: tuple[str, str]) -> list[Path]:
-    return output.plan([Recording(Path(path), Path(name), 1.0) for path, name in recordings], [Path("x.txt")])
+    items = [Recording(Path(path), Path(name), 1.0) for path, name in recordings]
+    return list(output.plan(items, [Path("x.txt")]).values())
 
 
 def test_outputs_never_meet(tmp_path):

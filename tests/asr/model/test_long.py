@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from asr.attention import ATTENTIONS
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer
-from asr.decoding.evaluation import compute_posteriors
+from asr.decoding.posteriors import compute_posteriors
 from asr.model.config import ModelConfig
 from asr.model.conformer import Encoder, EncoderConfig
 from asr.model.frames import frame_lengths

@@ -1,3 +1,5 @@
+import unicodedata
+
 import jiwer
 import pytest
 from hypothesis import given
@@ -15,6 +17,26 @@ from asr.scoring.errors import (
 
 sentence = st.lists(st.sampled_from(["A", "B", "CC", "D'S"]), max_size=8).map(" ".join)
 split = st.lists(st.tuples(sentence, sentence), min_size=1, max_size=8)
+
+
+letters = st.text(st.sampled_from("AÉÜÑ가Ǖ '"), max_size=12)
+
+
+@given(text=letters, other=letters, forms=st.permutations(["NFC", "NFD"]))
+def test_the_form_of_a_letter_is_no_error(tmp_path_factory, text, other, forms):
+    reference, hypothesis = (unicodedata.normalize(form, text) for form in forms)
+    for count in (word_errors, character_errors):
+        assert count(reference, hypothesis).total == 0
+        # And counts nowhere else: words and letters are as many.
+        assert count(reference, other) == count(hypothesis, other) == count(text, other)
+        assert count(other, reference) == count(other, hypothesis)
+    assert count_errors(align(reference, hypothesis)).total == 0
+    assert all(said == heard for said, heard in align(reference, hypothesis))
+    assert score([reference], [hypothesis]).wer == score([reference], [hypothesis]).cer == 0
+    folder = tmp_path_factory.mktemp("trn")
+    write_trn(folder / "ref.trn", ["a"], [reference])
+    write_trn(folder / "hyp.trn", ["a"], [hypothesis])
+    assert (folder / "ref.trn").read_bytes() == (folder / "hyp.trn").read_bytes()
 
 
 @given(pairs=split)

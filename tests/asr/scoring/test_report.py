@@ -484,6 +484,14 @@ BAD_FOLDERS = {
     "no table": (lambda folder: (folder / "wer.json").unlink(), "no wer.json in it; give a folder that"),
     "no json": (lambda folder: damage(folder, "wer.json", "{"), "wer.json: not a table of decode.py"),
     "no rows": (lambda folder: damage(folder, "wer.json", '{"rows": []}'), "wer.json: holds no row"),
+    "a split that is a path": (
+        lambda folder: damage(folder, "wer.json", '{"rows": [{"split": "../x", "lm": "none"}]}'),
+        "not a table of",
+    ),
+    "an LM that is a path": (
+        lambda folder: damage(folder, "wer.json", '{"rows": [{"split": "x", "lm": "/etc/y"}]}'),
+        "not a table of",
+    ),
     "rows of another kind": (lambda folder: damage(folder, "wer.json", '{"rows": [1]}'), "not a table of"),
     "no utterances": (
         lambda folder: decoded_path(folder, "test", "none").unlink(),
