@@ -45,6 +45,7 @@ from asr.decoding.tuning import UNTUNED, Surface, check_dev, format_surface, tun
 from asr.errors import UserError, run_program
 from asr.model.device import add_device_options, autocast, choose_device, choose_dtype, describe
 from asr.model.recogniser import Model
+from asr.processes import cpu_count
 
 if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool
@@ -222,7 +223,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--attention", default="", help="refuse a checkpoint trained with another mechanism")
     add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokenizer")
     add("--batch-seconds", type=float, default=120.0, help="audio in a batch (%(default)s)")
-    add("--jobs", type=int, default=os.cpu_count(), help="processes for beam search (%(default)s)")
+    add("--jobs", type=int, default=cpu_count(), help="processes for beam search (%(default)s)")
     add_device_options(parser)
     args = parser.parse_args(argv)
     if bool(args.audio) == bool(args.data):

@@ -8,7 +8,6 @@ Run it on an idle machine: a second busy process distorts everything that uses s
 """
 
 import argparse
-import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from asr.model.conformer import EncoderConfig
 from asr.model.device import choose_device, has_bf16
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
+from asr.processes import cpu_count
 
 ROUNDS = 9
 
@@ -107,7 +107,7 @@ def main() -> None:
                 depthwise(batch, frames, dim, "cuda", dtype)
         return
     bf16 = "with" if has_bf16(device) else "without"
-    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {bf16} AVX-512 BF16")
+    print(f"{cpu_count()} cores, {torch.get_num_threads()} threads, {bf16} AVX-512 BF16")
     print(f"torch {torch.__version__}, medians of {ROUNDS} runs in turns")
     depthwise(28, 51, 96)
     for attention in ATTENTIONS:

@@ -9,7 +9,6 @@ the whole split, in turns; medians.
 """
 
 import argparse
-import os
 import platform
 import random
 import statistics
@@ -28,6 +27,7 @@ from asr.data.batches import FixedBatches, SpeechDataset, make_batches, make_loa
 from asr.data.manifest import Utterance, read_manifest
 from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.errors import UserError, run_program
+from asr.processes import cpu_count
 from data_prep.pack import pack
 
 
@@ -64,7 +64,7 @@ def hardware() -> str:
     """Processor and number of cores."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{(names or [platform.machine()])[0]}, {os.cpu_count()} cores"
+    return f"{(names or [platform.machine()])[0]}, {cpu_count()} cores"
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--split", default="train-clean-5", help="(%(default)s)")
     parser.add_argument("--seconds", type=float, default=600.0, help="audio in a batch (%(default)s)")
     parser.add_argument(
-        "--workers", type=int, nargs="+", default=sorted({0, 2, os.cpu_count()}), help="(%(default)s)"
+        "--workers", type=int, nargs="+", default=sorted({0, 2, cpu_count()}), help="(%(default)s)"
     )
     parser.add_argument("--passes", type=int, default=5, help="passes counted, after one that is not (5)")
     args = parser.parse_args()

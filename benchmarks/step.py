@@ -14,7 +14,6 @@ products reach.
 
 import argparse
 import importlib.util
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from asr.model.conformer import SIZES, Encoder, EncoderConfig, Subsampling, reso
 from asr.model.ctc import CTCHead
 from asr.model.device import add_device_options, choose_device, choose_dtype
 from asr.model.frames import valid_frames
+from asr.processes import cpu_count
 
 MELS, PIECES, PIECES_PER_SECOND = 80, 256, 4
 
@@ -166,7 +166,7 @@ def build(name: str, config: EncoderConfig) -> Recogniser:
 
 def hardware(device: str) -> str:
     """The GPU's name, or the number of CPU cores."""
-    return torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
+    return torch.cuda.get_device_name() if device == "cuda" else f"{cpu_count()} CPU cores"
 
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:

@@ -35,6 +35,7 @@ from asr.errors import UserError, run_program
 from asr.model.device import add_device_options, given_options
 from asr.model.frames import FRAME_SECONDS, SAMPLE_RATE
 from asr.model.long import long_log_probs
+from asr.processes import cpu_count
 from asr.scoring.errors import score
 
 
@@ -109,14 +110,14 @@ def main() -> None:
     add("--lm", type=Path, help="n-gram LM: a second row with it")
     add("--rate", type=int, default=SAMPLE_RATE, help="sample rate of the joined recording (%(default)s)")
     add("--channels", type=int, default=1, help="its channels (%(default)s)")
-    add("--jobs", type=int, default=os.cpu_count(), help="processes of beam search (%(default)s)")
+    add("--jobs", type=int, default=cpu_count(), help="processes of beam search (%(default)s)")
     add("--cutting", action="store_true", help="compare with searching the whole; wants --lm")
     add_device_options(parser)
     args = parser.parse_args()
     if args.cutting and not args.lm:
         raise UserError("--cutting wants --lm")
     utterances = read_manifest(args.data / f"{args.split}.jsonl")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch")
+    print(f"{platform.machine()}, {cpu_count()} cores, {torch.get_num_threads()} threads of torch")
     print(f"{'minutes':>7}  {'decoder':8} {'seconds':>9} {'RTF':>9} {'peak GiB':>9} {'WER':>7}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "joined.flac"

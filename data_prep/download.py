@@ -8,7 +8,6 @@ import gzip
 import hashlib
 import http.client
 import lzma
-import os
 import re
 import shutil
 import sys
@@ -109,26 +108,6 @@ def extract(archive: str | Path, folder: str | Path, marker: str) -> None:
 def fetched(path: Path) -> int:
     """Bytes of ``path`` that an earlier ``fetch`` has already brought."""
     return _length(path) or _length(path.with_name(f"{path.name}.part"))
-
-
-def require_room(folder: Path, needed: int) -> None:
-    """Raise UserError unless the disk of ``folder``, which need not exist yet, has ``needed`` bytes."""
-    free = shutil.disk_usage(_existing(folder)).free
-    print(f"this needs {needed / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free")
-    if free < needed:
-        raise UserError(f"{folder}: too little room: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
-
-
-def require_writable(folder: Path) -> None:
-    """Raise UserError unless files can be made in ``folder``, which need not exist yet."""
-    existing = _existing(folder)
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"{folder}: cannot be written: {existing} is no folder we may write to")
-
-
-def _existing(folder: Path) -> Path:
-    """``folder``, or the nearest folder above it that exists."""
-    return next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
 
 
 def _fault(path: Path, size: int | None, sha256: str | None, md5: str | None) -> str | None:

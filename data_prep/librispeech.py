@@ -4,7 +4,6 @@ import argparse
 import functools
 import io
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -21,9 +20,9 @@ from tqdm import tqdm
 from asr.data.audio import SUFFIXES, AudioError, check, load
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import UserError, run_program
-from asr.files import atomic_write
-from asr.processes import start_worker
-from data_prep.download import OPENSLR, extract, fetch, fetched, require_room, require_writable
+from asr.files import atomic_write, require_room, require_writable
+from asr.processes import cpu_count, start_worker
+from data_prep.download import OPENSLR, extract, fetch, fetched
 
 # --download NAME -> its number at OpenSLR, and the bytes of each split's archive.
 CORPORA = {
@@ -380,7 +379,7 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "training reads them faster than Opus or MP3. Copies that are there are kept",
     )
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count(), help="processes that decode (default: cores)"
+        "--jobs", type=int, default=cpu_count(), help="processes that decode (default: cores)"
     )
     options = parser.parse_args(arguments)
     if options.jobs < 1:

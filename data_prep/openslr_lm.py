@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from asr.errors import run_program
-from data_prep.download import OPENSLR, fetch, fetched, require_room
+from asr.files import require_room
+from data_prep.download import OPENSLR, fetch, fetched
 
 # --which NAME -> bytes and SHA-256 of NAME.arpa.gz.
 MODELS = {

@@ -19,10 +19,9 @@ from asr.data.batches import read_samples
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.packed import SAMPLE_BYTES, quantise
 from asr.errors import UserError, run_program
-from asr.files import atomic_path, atomic_write, locked
+from asr.files import atomic_path, atomic_write, locked, require_room, require_writable
 from asr.model.frames import SAMPLE_RATE
-from asr.processes import start_worker
-from data_prep.download import require_room, require_writable
+from asr.processes import cpu_count, start_worker
 
 HELP = "Copy the recordings of manifests into a few large files that training reads many times as fast."
 
@@ -258,7 +257,7 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--splits", nargs="+", required=True, help="splits to pack")
     parser.add_argument("--out", type=Path, help="folder for the packed splits (default: DATA/packed)")
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count(), help="processes, a file each (default: cores)"
+        "--jobs", type=int, default=cpu_count(), help="processes, a file each (default: cores)"
     )
     parser.add_argument(
         "--shard-hours", type=float, default=4.0, help="hours in a file; another number packs all anew (4)"

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import UserError, run_program
 from asr.files import atomic_path, atomic_write
+from asr.processes import cpu_count
 from data_prep.espeak import SAMPLE_RATE, speaker, variants
 from data_prep.sentences import make_sentence
 
@@ -114,9 +115,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=240, help="test utterances (%(default)s)")
     parser.add_argument("--lm-sentences", type=int, default=30_000, help="sentences of LM text (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="another seed, another corpus (1)")
-    parser.add_argument(
-        "--jobs", type=int, default=multiprocessing.cpu_count(), help="processes (%(default)s)"
-    )
+    parser.add_argument("--jobs", type=int, default=cpu_count(), help="processes (%(default)s)")
     args = parser.parse_args()
     sizes = {"train": args.train, "dev": args.dev, "test": args.test}
     for option, value in (*sizes.items(), ("lm-sentences", args.lm_sentences), ("jobs", args.jobs)):

@@ -1,8 +1,9 @@
 # Sourced by every recipe's run.sh: options, stages, done-markers.
 #
-# A recipe calls `parse_options "$@"`, sets its paths, then `stage NUMBER NAME MARKER COMMAND...` for each
-# stage. A stage is skipped where its marker says that the same command was done with the same options, and
-# no earlier stage was done again since; so running a recipe again goes on where the last run stopped.
+# A recipe calls `parse_options "$@"`, sets its paths, then `stage NUMBER NAME MARKER READS... -- COMMAND...`
+# for each stage, READS being what a user may have edited since. A stage is skipped where its marker says that
+# the same command was done with the same content of READS, and no earlier stage was done again since; so
+# running a recipe again goes on where the last run stopped. Where a stage runs again, it says why.
 # With --dry-run a recipe ends at training, of which it says what it would take.
 # Stages from --stage K on run whatever their markers say.
 
@@ -93,25 +94,59 @@ check_training() {
   [ "$stop_stage" -lt 3 ] || python -m asr.training.config "$@" "${train_options[@]+"${train_options[@]}"}"
 }
 
+# inputs READS... -- COMMAND...: the command, and a checksum of each file that it reads. Of a corpus (a folder)
+# these are its transcripts; of its recordings there are too many.
+inputs() {
+  while [ "$1" != -- ]; do
+    if [ -d "$1" ]; then
+      echo "$(find -L "$1" -name '*.trans.txt' -print0 | LC_ALL=C sort -z | xargs -0r sha256sum | sha256sum | cut -c-64)  $1"
+    else
+      [ ! -e "$1" ] || sha256sum "$1"
+    fi
+    shift
+  done
+  shift
+  echo "command: $*"
+}
+
+# why_again INPUTS MARKER PREVIOUS_MARKER: why a stage that was done before is not done now; nothing if it is.
+why_again() {
+  local changed
+  changed=$(grep -vxFf "$2" <<< "$1") || changed=$(grep -vxFf <(echo "$1") "$2") || changed=
+  case "$changed" in
+    "") ! [ "$3" -nt "$2" ] || echo "an earlier stage was done again" ;;
+    *command:*) echo "its options changed" ;;
+    *) echo "$(head -n 1 <<< "$changed" | cut -c67-) changed" ;;
+  esac
+}
+
 stage() {
-  local number=$1 name=$2 marker=$3
+  local number=$1 name=$2 marker=$3 reads=() previous=$previous_marker signature why=
   shift 3
-  local signature="$* | $data_root | $lm_text | $data" previous=$previous_marker
+  while [ "$1" != -- ]; do
+    reads+=("$1")
+    shift
+  done
+  shift
   previous_marker=$marker
   [ "$number" -ge "${first_stage:-0}" ] && [ "$number" -le "$stop_stage" ] || return 0
   if [ -n "$dry_run" ] && [ "$name" = "training" ]; then
     "$@" --dry-run
     exit
   fi
-  if [ -z "$first_stage" ] && [ -e "$marker" ] && ! [ "$previous" -nt "$marker" ] &&
-    [ "$(cat "$marker")" = "$signature" ]; then
-    echo "stage $number: $name: done before ($marker)"
-    done_before=$number
-    return 0
+  signature=$(inputs "${reads[@]+"${reads[@]}"}" -- "$@")
+  if [ -z "$first_stage" ] && [ -e "$marker" ]; then
+    why=$(why_again "$signature" "$marker" "$previous")
+    if [ -z "$why" ]; then
+      echo "stage $number: $name: done before ($marker)"
+      done_before=$number
+      return 0
+    fi
   fi
-  echo "stage $number: $name"
+  echo "stage $number: $name${why:+: again, as $why}"
   local started=$SECONDS
   running="$number ($name)"
+  rm -f "$marker" # or a stage that is stopped half-way would pass for done when the change is taken back
   "$@"
   running=
   mkdir -p "$(dirname "$marker")"

@@ -34,6 +34,15 @@ def bash(*command, **options):
     )
 
 
+MARKERS = """
+source {root}/recipes/stages.sh
+parse_options "$@"
+inputs -- python -m data_prep.synthetic --out "$data" > "$data/.corpus.done"
+inputs "$data/train.jsonl" -- python -m asr.data.tokenizer --manifest "$data/train.jsonl" --pieces 128 \\
+  --out "$data/tokenizer.model" > "$data/.tokenizer.done"
+"""
+
+
 @pytest.fixture(scope="module")
 def data(corpus, tmp_path_factory):
     """A copy of the miniature corpus that stages may write to."""
@@ -43,13 +52,8 @@ def data(corpus, tmp_path_factory):
     write_manifest(folder / "all.jsonl", [*read_manifest(folder / "dev.jsonl"), *test])
     write_manifest(folder / "silent.jsonl", [dataclasses.replace(item, text="") for item in test])
     # As if the recipe had made them: its own corpus is larger, and its tokenizer has more pieces.
-    commands = {
-        "corpus": f"python -m data_prep.synthetic --out {folder}",
-        "tokenizer": f"python -m asr.data.tokenizer --manifest {folder}/train.jsonl --pieces 128 "
-        f"--out {folder}/tokenizer.model",
-    }
-    for name, command in commands.items():
-        (folder / f".{name}.done").write_text(f"{command} |  |  | {folder}\n")
+    (folder / "markers.sh").write_text(MARKERS.format(root=ROOT))
+    assert bash(folder / "markers.sh", "--data", folder).returncode == 0
     return folder
 
 
@@ -132,6 +136,8 @@ def test_librispeech_recipes_in_miniature(recipe, corpus, tmp_path):
     options += ["--lm-text", corpus / "lm.txt", "--attention", "linear", "--", *TINY, "--data.workers", "0"]
     done = bash(f"recipes/{recipe}/run.sh", *options)
     assert done.returncode == 0, done.stderr
+    # An own text's LM is as large as OpenSLR's would be.
+    assert "--vocab-size 200000 --prune 0 0 1" in (tmp_path / "data" / ".lm.done").read_text()
     if recipe == "librispeech":
         assert "data/packed/test-other.jsonl: 10 utterances in 1 files" in done.stdout
     for model in models:
@@ -173,9 +179,10 @@ STAGES = """
 source {root}/recipes/stages.sh
 parse_options "$@"
 two_commands() {{ test -e {folder}/fuel; echo "second command"; }}
-stage 0 "first" {folder}/first.done echo "first command"
-stage 1 "second" {folder}/second.done two_commands
-stage 2 "third" {folder}/third.done echo "third command $lm_text"
+stage 0 "first" {folder}/first.done "$data_root" -- echo "first command" "${{skip_bad[@]}}"
+stage 1 "second" {folder}/second.done {folder}/config.yaml {folder}/train.jsonl \
+  "${{train_options[@]}}" -- two_commands "${{train_options[@]}}"
+stage 2 "third" {folder}/third.done "$lm_text" -- echo "third command $lm_text"
 """
 
 
@@ -190,11 +197,69 @@ def test_stages_run_once_in_order_and_stop_at_a_failure(tmp_path):
     after = bash(script).stdout
     assert "first: done before" in after and "second command" in after and "third command" in after
     assert bash(script).stdout.count("done before") == 3
-    # With other options a stage was not "done before".
-    assert "third command /words" in bash(script, "--lm-text", "/words").stdout
     # A stage done again makes those behind it old.
-    bash(script, "--lm-text", "/words", "--stage", "0", "--stop-stage", "0")
-    assert bash(script, "--lm-text", "/words").stdout.count("done before") == 1
+    bash(script, "--stage", "0", "--stop-stage", "0")
+    again = bash(script).stdout
+    assert again.count("done before") == 1
+    assert "stage 1: second: again, as an earlier stage was done again\n" in again
+
+
+def test_a_stage_runs_again_where_what_it_reads_changed_and_says_why(tmp_path):
+    script = tmp_path / "run.sh"
+    script.write_text(STAGES.format(root=ROOT, folder=tmp_path))
+    (tmp_path / "fuel").touch()
+    config, manifest, words = (tmp_path / name for name in ("config.yaml", "train.jsonl", "a text.txt"))
+    for path in (config, words):
+        path.write_text("old\n")
+    transcripts = tmp_path / "corpus" / "split" / "1" / "2" / "1-2.trans.txt"
+    transcripts.parent.mkdir(parents=True)
+    transcripts.write_text("1-2-0000 OLD\n")
+    options = ["--data-root", tmp_path / "corpus", "--lm-text", words]
+
+    def again(*more) -> list[str]:
+        done = bash(script, *options, *more)
+        assert done.returncode == 0, done.stderr
+        return [line for line in done.stdout.splitlines() if ": again" in line or "done before" in line]
+
+    stages = [(f"stage {number}: {name}", name) for number, name in enumerate(["first", "second", "third"])]
+    done = [f"{stage}: done before ({tmp_path}/{name}.done)" for stage, name in stages]
+    behind = [f"{stage}: again, as an earlier stage was done again" for stage, _ in stages]
+    assert again() == [] and again() == done
+    config.write_text("new\n")
+    assert again() == [done[0], f"stage 1: second: again, as {config} changed", behind[2]]
+    manifest.write_text("now there\n")
+    assert again() == [done[0], f"stage 1: second: again, as {manifest} changed", behind[2]]
+    manifest.unlink()
+    assert again() == [done[0], f"stage 1: second: again, as {manifest} changed", behind[2]]
+    config.touch()  # as it was
+    assert again() == done
+    words.write_text("new\n")
+    assert again() == [*done[:2], f"stage 2: third: again, as {words} changed"]
+    transcripts.write_text("1-2-0000 NEW\n")
+    assert again() == [f"stage 0: first: again, as {tmp_path}/corpus changed", *behind[1:]]
+    assert again("--skip-bad") == ["stage 0: first: again, as its options changed", *behind[1:]]
+    assert again("--skip-bad") == done
+    mine = tmp_path / "mine.yaml"  # a file among the options of train.py
+    mine.write_text("old\n")
+    again("--skip-bad", "--", "--config", mine)
+    mine.write_text("new\n")
+    assert again("--skip-bad", "--", "--config", mine)[1] == f"stage 1: second: again, as {mine} changed"
+    assert again("--skip-bad", "--", "--config", mine) == done
+    options[3] = tmp_path / "other.txt"
+    assert again("--skip-bad", "--", "--config", mine)[2] == "stage 2: third: again, as its options changed"
+
+
+def test_a_stage_that_failed_is_not_done_though_the_change_is_taken_back(tmp_path):
+    script, config = tmp_path / "run.sh", tmp_path / "config.yaml"
+    script.write_text(STAGES.format(root=ROOT, folder=tmp_path))
+    (tmp_path / "fuel").touch()
+    config.write_text("good\n")
+    bash(script)
+    (tmp_path / "fuel").unlink()
+    config.write_text("bad\n")
+    assert bash(script).returncode == 1
+    config.write_text("good\n")
+    assert bash(script).returncode == 1
 
 
 def test_recipes_run_from_any_folder(tmp_path):

@@ -3,6 +3,9 @@
 A line holds ``id``, ``audio`` (a path; relative ones start at the manifest's folder), ``duration`` in
 seconds, ``text`` and ``speaker``. Where ``audio`` holds several utterances (``data_prep.pack``), the line
 has ``offset`` and ``samples`` as well: the utterance's first sample in the file, and how many it has.
+
+Texts are read and written in Unicode's normal form C: an accented letter of one code point and the same
+letter of two would be two words, to the tokenizer as to the score.
 """
 
 import json
@@ -11,6 +14,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 from asr.errors import UserError
 from asr.files import atomic_write
@@ -69,6 +73,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
         record = {name: value for name, value in asdict(utterance).items() if value is not None}
         audio = Path(utterance.audio).resolve()
         record["audio"] = str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio)
+        record["text"] = normalize("NFC", record["text"])
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     atomic_write(path, "".join(lines))
 
@@ -96,4 +101,5 @@ def _parse(line: str, where: str, folder: Path) -> Utterance:
     if "\n" in record["text"] or "\r" in record["text"]:
         raise UserError(f"{where}: the text goes over several lines")
     record["audio"] = os.path.normpath(folder.absolute() / record["audio"])
+    record["text"] = normalize("NFC", record["text"])
     return Utterance(**{name: record[name] for name in types})

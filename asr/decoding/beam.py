@@ -221,6 +221,8 @@ class BeamPool:
             return list(bar)
         except BrokenProcessPool:
             raise UserError("a beam-search process died (out of memory?); try fewer --jobs") from None
+        finally:
+            lm_files.verify(self._arguments[0])  # all of them map it: an LM changed meanwhile is the cause
 
 
 def check_vocabulary(lm_path: str | Path, words: list[str], tokenizer: Tokenizer) -> None:

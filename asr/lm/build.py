@@ -2,10 +2,11 @@
 
     python -m asr.lm --text novels.txt.xz --order 3 --out data/lm/3gram.bin --dev data/mini/dev.jsonl
 
-writes ``3gram.bin``, which the decoder loads, and ``3gram.bin.words``, its vocabulary, a word a line.
+writes ``3gram.bin``, which the decoder loads, and ``3gram.bin.sha256``, without which it does not.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -13,24 +14,25 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from typing import IO
+from unicodedata import normalize
 
 import kenlm
 from tqdm import tqdm
 
 from asr.data.manifest import read_manifest
 from asr.errors import UserError
-from asr.files import atomic_path
+from asr.files import require_room, work_folder
 from asr.lm import ngram
 from asr.lm.files import (
     MAX_ORDER,
     UNREADABLE,
-    arpa_words,
     load,
     text_lines,
+    vocabulary,
     why_unreadable,
-    words_path,
+    write_checksum,
 )
 from asr.lm.kenlm_tools import find_build_binary
 
@@ -39,6 +41,10 @@ ESTIMATORS = ("auto", "lmplz", "own")
 # KenLM offers a hash table, about twice as fast to query, and a trie, less than half as large. Decoding
 # spends its time in the beam search, and memory is what users with a large model run out of.
 _DATA_STRUCTURE = "trie"
+
+# Disk that estimating takes at its height, bytes for each word of the text, by order. Measured on 12 million
+# words (order 3: 49, 4: 108) and on 3 million; a larger text repeats itself more and takes less.
+_BYTES_A_WORD = {2: 20, 3: 50, 4: 110, 5: 170, 6: 230}
 
 
 def perplexity(model: kenlm.Model, sentences: Iterable[str]) -> dict[str, float | int]:
@@ -74,7 +80,7 @@ def perplexity(model: kenlm.Model, sentences: Iterable[str]) -> dict[str, float 
 
 
 def read_sentences(paths: Iterable[str | Path]) -> Iterator[str]:
-    """Yield the sentences of text files (plain, .gz, .xz) and manifests (.jsonl); blank lines left out.
+    """Yield the sentences, in NFC, of text files (plain, .gz, .xz) and manifests (.jsonl); no blank lines.
 
     Raises:
         UserError: a file that is missing, empty, a damaged archive, or not UTF-8 text.
@@ -88,7 +94,7 @@ def read_sentences(paths: Iterable[str | Path]) -> Iterator[str]:
                 if "\0" in sentence:
                     raise UserError(f"{path}: not a text file: it holds a NUL character")
                 # Any white space, a no-break space too, is one blank: KenLM splits at fewer characters.
-                if sentence := " ".join(sentence.split()):
+                if sentence := " ".join(normalize("NFC", sentence).split()):
                     found = True
                     yield sentence
         except UNREADABLE as error:
@@ -104,18 +110,21 @@ def estimate(
     *,
     estimator: str = "auto",
     min_count: int = 1,
+    vocab_size: int | None = None,
     prune: Sequence[int] = (),
     memory: int = 2048,
     keep_arpa: bool = False,
 ) -> None:
-    """Estimate a modified Kneser-Ney model and write its KenLM binary and its words.
+    """Estimate a modified Kneser-Ney model and write its KenLM binary and that one's checksum.
 
     Args:
         texts: files that ``read_sentences`` reads.
         order: longest n-gram, 2 (KenLM's least) to 6.
-        out: the binary; ``<out>.words`` is written beside it, and with ``keep_arpa`` ``<out>`` as .arpa.
+        out: the binary; ``<out>.sha256`` is written beside it, and with ``keep_arpa`` ``<out>`` as .arpa.
         estimator: ``lmplz``, our ``own``, or ``auto``: lmplz where it is on the PATH.
         min_count: words seen less often are left out of the vocabulary.
+        vocab_size: so many words, the most frequent, are the vocabulary; of equally frequent ones, those
+            that sort first.
         prune: see :func:`asr.lm.ngram.estimate`.
         memory: MiB to use while estimating, the vocabulary apart.
 
@@ -127,15 +136,18 @@ def estimate(
         raise UserError(f"--order {order}: KenLM takes models of order 2 to {MAX_ORDER}")
     if memory < 64:
         raise UserError(f"--memory {memory}: at least 64 MiB are needed")
-    if min_count < 1:
-        raise UserError(f"--vocab-min-count {min_count}: must be 1 or more")
+    for option, value in (("--vocab-min-count", min_count), ("--vocab-size", vocab_size)):
+        if value is not None and value < 1:
+            raise UserError(f"{option} {value}: must be 1 or more")
     ngram.check_prune(prune, order)
     lmplz = _choose_lmplz(estimator)
     build_binary = find_build_binary()
     _make_folder(out)
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-        arpa = Path(name) / "model.arpa"
-        keep = _frequent_words(texts, min_count) if min_count > 1 else None
+    with work_folder(out) as folder:
+        counts = _count_words(texts)
+        require_room(out.parent, counts.total() * _BYTES_A_WORD[order])
+        keep = _frequent_words(counts, min_count, vocab_size)
+        arpa = folder / "model.arpa"
         if lmplz:
             print(f"estimating with {lmplz}", file=sys.stderr)
             _run_lmplz(lmplz, texts, order, arpa, memory, prune, keep)
@@ -149,7 +161,7 @@ def estimate(
 
 
 def compile_arpa(arpa: str | Path, out: str | Path, *, memory: int = 2048) -> None:
-    """Write the KenLM binary and the words of an ARPA file, plain or .gz or .xz.
+    """Write the KenLM binary of an ARPA file, plain or .gz or .xz, and its checksum.
 
     Raises:
         UserError: a file that is missing, damaged or not ARPA, or a program that is missing.
@@ -159,8 +171,8 @@ def compile_arpa(arpa: str | Path, out: str | Path, *, memory: int = 2048) -> No
         raise UserError(f"--arpa {arpa}: no such file")
     build_binary = find_build_binary()
     _make_folder(out)
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-        plain = Path(name) / "model.arpa"
+    with work_folder(out) as folder:
+        plain = folder / "model.arpa"
         try:
             with plain.open("w", encoding="utf-8") as file:
                 file.writelines(tqdm(text_lines(arpa), "unpacking", unit_scale=True, disable=None))
@@ -171,17 +183,32 @@ def compile_arpa(arpa: str | Path, out: str | Path, *, memory: int = 2048) -> No
         try:
             _write_binary(build_binary, plain, out, memory)
         except UserError as error:
-            raise UserError(str(error).replace(str(plain), str(arpa))) from None
+            raise UserError(f"{arpa}: {error}") from None
 
 
 def _write_binary(build_binary: Path, arpa: Path, out: Path, memory: int) -> None:
-    """Write ``out`` and its words from an ARPA file; the trie is sorted in the ARPA file's folder."""
+    """Write ``out`` and its checksum from an ARPA file, in whose folder the trie is sorted."""
+    require_room(out.parent, arpa.stat().st_size)  # as much again, for sorting and the binary
     print("building the KenLM binary", file=sys.stderr)
-    with atomic_path(words_path(out)) as words, atomic_path(out) as binary:
-        words.write_text("".join(f"{word}\n" for word in arpa_words(arpa)), "utf-8")
-        command = [build_binary, "-S", f"{memory}M", "-T", arpa.parent / "trie", _DATA_STRUCTURE]
-        _run([*command, arpa, binary])
-        load(binary)
+    binary = arpa.with_name("model.bin")
+    command = [build_binary, "-S", f"{memory}M", "-T", arpa.with_name("trie"), _DATA_STRUCTURE]
+    _run([*command, arpa, binary])
+    write_checksum(binary)
+    _check_usable(binary)
+    with binary.open("rb+") as file:
+        os.fsync(file.fileno())
+    binary.replace(out)
+    write_checksum(out)
+
+
+def _check_usable(binary: Path) -> None:
+    """Load a model as the decoder would, and see that KenLM knows each of its words."""
+    model, words = load(binary), vocabulary(binary)
+    if not words:
+        raise UserError("a language model without words")
+    for word in words:
+        if word not in model:
+            raise UserError(f"KenLM does not find its word {word!r}")
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -190,13 +217,23 @@ def _lines(path: Path) -> Iterator[str]:
     return text_lines(path)
 
 
-def _frequent_words(texts: Sequence[str | Path], min_count: int) -> set[str]:
+def _count_words(texts: Sequence[str | Path]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for sentence in tqdm(read_sentences(texts), "counting words", unit_scale=True, disable=None):
         counts.update(sentence.split())
-    words = {word for word, count in counts.items() if count >= min_count}
+    return counts
+
+
+def _frequent_words(counts: Counter[str], min_count: int, size: int | None) -> set[str] | None:
+    """The vocabulary; None where all words are in it."""
+    if min_count == 1 and (size is None or size >= len(counts)):
+        return None
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))[:size]
+    words = {word for word in ranked if counts[word] >= min_count}
     if not words:
         raise UserError(f"--vocab-min-count {min_count}: no word of the text is that frequent")
+    covered = sum(counts[word] for word in words) / counts.total()
+    print(f"vocabulary: {len(words)} of {len(counts)} words, {covered:.2%} of the text")
     return words
 
 
@@ -275,7 +312,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m asr.lm",
         description="Estimate a modified Kneser-Ney n-gram model, or take one in ARPA format, and write "
-        "it as a KenLM binary.",
+        "it as a KenLM binary. Decoding takes a binary only with its checksum (FILE.sha256) beside it: KenLM "
+        "trusts binaries, and a damaged or malicious one can crash it or worse. From others take ARPA files.",
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
@@ -288,7 +326,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument(
         "--arpa", metavar="FILE", help="a finished model, plain or .gz or .xz; nothing is estimated"
     )
-    add("--out", required=True, metavar="FILE", help="the binary; its words go to FILE.words")
+    add("--out", required=True, metavar="FILE", help="the binary; its checksum goes to FILE.sha256")
     add("--order", type=int, default=3, help="longest n-gram, 2 to 6 (default 3)")
     add(
         "--dev",
@@ -304,12 +342,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="leave words seen fewer than N times out of the vocabulary (default 1: keep all)",
     )
     add(
+        "--vocab-size",
+        type=int,
+        metavar="N",
+        help="keep only the N most frequent words in the vocabulary (LibriSpeech's LMs: 200000)",
+    )
+    add(
         "--prune",
         type=int,
         nargs="+",
         default=(),
         metavar="N",
-        help="leave out n-grams seen N times or fewer, a number for each order, as in 0 0 1",
+        help="leave out n-grams seen N times or fewer, a number for each order; 0 0 1 is what SRILM "
+        "leaves out by itself, and so in LibriSpeech's LMs",
     )
     add(
         "--memory",
@@ -342,6 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.out,
             estimator=options.estimator,
             min_count=options.vocab_min_count,
+            vocab_size=options.vocab_size,
             prune=options.prune,
             memory=options.memory,
             keep_arpa=options.keep_arpa,

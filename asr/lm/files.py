@@ -1,19 +1,30 @@
-"""The files of language modelling: text, compressed or not; KenLM binaries and ARPA files; their words."""
+"""The files of language modelling: text, compressed or not; KenLM binaries and ARPA files; their words.
+
+KenLM trusts a binary: a damaged one ends the process that maps it, and one made for that may do worse. So
+``3gram.bin`` goes with its SHA-256 in ``3gram.bin.sha256``, as ``sha256sum`` writes it, and is read only
+where they agree. That finds damage, not malice: who sends a binary can send its sum too. From others take
+ARPA files, which KenLM parses, and build the binary from them (``python -m asr.lm --arpa``).
+"""
 
 import gzip
+import hashlib
 import lzma
 import mmap
+import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import kenlm
 
 from asr.errors import UserError
+from asr.files import atomic_write
 
 MAX_ORDER = 6
-SPECIAL_WORDS = ("<unk>", "<s>", "</s>")
+# KenLM takes <UNK>, as SRILM's -map-unk "<UNK>" has it (OpenSLR 11), for <unk>.
+SPECIAL_WORDS = ("<unk>", "<UNK>", "<s>", "</s>")
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 UNREADABLE = (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, zlib.error)
@@ -23,23 +34,24 @@ UNREADABLE = (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, zlib.error)
 _MAGIC = b"mmap lm http://kheafield.com/code"
 _SANITY_BYTES = 88
 _PARAMETERS = struct.Struct("<B3xfI?3xI")
-_DATA_STRUCTURES = 6
+_UNIGRAMS = struct.Struct("<Q")
 
 
 def load(path: str | Path) -> kenlm.Model:
-    """Load a KenLM binary or an ARPA file, without KenLM's progress on stderr.
+    """Load a KenLM binary, mapped, or an ARPA file, without KenLM's progress on stderr.
+
+    A mapped binary is in memory once, however many processes load it. One that is overwritten meanwhile ends
+    those processes, or changes their scores: ``verify`` afterwards says whether that happened.
 
     Raises:
-        UserError: the file is missing, empty, cut short, or not a language model.
+        UserError: the file is missing, empty, not a language model, or a binary that ``verify`` refuses.
     """
-    path = _existing(path)
-    if _is_binary(path):
-        _check_binary(path)
+    path = Path(path)
+    verify(path)
     config = kenlm.Config()
     config.show_progress = False
     config.arpa_complain = kenlm.ARPALoadComplain.NONE
-    # Copied to memory rather than mapped: a file cut short while in use cannot end the process (SIGBUS).
-    config.load_method = kenlm.LoadMethod.READ
+    config.load_method = kenlm.LoadMethod.POPULATE_OR_LAZY
     try:
         return kenlm.Model(str(path), config)
     except UnicodeDecodeError:  # in KenLM's message, which quotes the file
@@ -52,28 +64,71 @@ def load(path: str | Path) -> kenlm.Model:
 def vocabulary(path: str | Path) -> list[str]:
     """Return the words of a language model, without ``<s>``, ``</s>`` and ``<unk>``.
 
-    They come from the ``.words`` file beside it, else from the ARPA file or the KenLM binary itself.
+    Raises:
+        UserError: no such model, a binary built without its words, or one that ``verify`` refuses.
+    """
+    path = Path(path)
+    verify(path)
+    words = _binary_words(path) if _is_binary(path) else _arpa_words(path)
+    return [word for word in words if word not in SPECIAL_WORDS]
+
+
+def verify(path: str | Path) -> None:
+    """Refuse a file that is not the one of its checksum, and a KenLM binary that has none.
+
+    The whole file is read only if it changed since its sum was last compared: a comment in the checksum's
+    file holds its inode, size and time of change then. Where that cannot be written, it is read each time.
 
     Raises:
-        UserError: no such model, a binary built without its words, or a ``.words`` file of another model.
+        UserError: no file, an empty one, no checksum, or another.
     """
     path = _existing(path)
-    if _is_binary(path):
-        unigrams, words = _check_binary(path)
-    else:
-        words = list(arpa_words(path))
-    listed = words_path(path)
-    if listed.is_file():
-        beside = _read_words(listed)
-        same_number = words is None and len(beside) + len(SPECIAL_WORDS) == unigrams
-        if not (same_number or set(beside) == set(words or ())):
-            raise UserError(f"{listed}: not the words of {path.name}; delete it")
-        return beside
-    if words is None:
+    listed = checksum_path(path)
+    if not listed.is_file():
+        if not _is_binary(path):
+            return
         raise UserError(
-            f"{path}: built without its words (build_binary -v); write them, one a line, to {listed}"
+            f"{path}: a KenLM binary without its checksum {listed.name}. One that others made can take this "
+            "program over: build it from their ARPA file (python -m asr.lm --arpa). Where it is your own: "
+            f"sha256sum {path} > {listed}"
         )
-    return words
+    content = listed.read_text("utf-8", errors="replace")
+    found = re.search(r"\b([0-9a-f]{64})\b", content)
+    if not found:
+        raise UserError(f"{listed}: holds no SHA-256; build the language model again")
+    state = _state(path)
+    if f"{state}\n" in content:
+        return
+    if _sha256(path) != found[1]:
+        raise UserError(f"{path}: damaged, or not the file that {listed.name} is of; build it again")
+    if _is_binary(path):
+        _binary_words(path)  # are there: a sum of one's own may be of a file that was cut short
+    with suppress(OSError):  # a folder that one may only read
+        _write_checksum(path, found[1], state)
+
+
+def write_checksum(path: Path) -> None:
+    """Write the checksum of a KenLM binary beside it."""
+    _write_checksum(path, _sha256(path), _state(path))
+
+
+def checksum_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _write_checksum(path: Path, digest: str, state: str) -> None:
+    atomic_write(checksum_path(path), f"{state}\n{digest}  {path.name}\n")
+
+
+def _state(path: Path) -> str:
+    """A comment, to sha256sum, that is another one whenever the file was written to or replaced."""
+    stat = path.stat()
+    return f"# compared at inode {stat.st_ino}, {stat.st_size} bytes, changed {stat.st_ctime_ns}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _existing(path: str | Path) -> Path:
@@ -90,49 +145,32 @@ def _is_binary(path: Path) -> bool:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
-def _check_binary(path: Path) -> tuple[int, list[str] | None]:
-    """Check a KenLM binary's header and length; return its unigrams' number and its words.
+def _binary_words(path: Path) -> list[str]:
+    """Return the words at the end of a KenLM binary: one a unigram, ``<unk>`` first, a NUL after each.
 
-    None stands for the words if it was built without them.
-
-    The words are the file's end: as many strings as there are unigrams, ``<unk>`` first, each with a NUL
-    after it. A file cut short anywhere cannot hold them all. KenLM itself checks only what comes before
-    them, and trusts the header's counts.
+    A file that was cut short cannot hold them all; KenLM itself does not notice that.
     """
-    damaged = UserError(f"{path}: a damaged or unfinished KenLM binary; build it again")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if len(data) < _SANITY_BYTES + _PARAMETERS.size + 8 * MAX_ORDER:
-            raise damaged
-        fields = _PARAMETERS.unpack_from(data, _SANITY_BYTES)
-        order, multiplier, structure, has_words, _ = fields
-        if not (2 <= order <= MAX_ORDER and structure < _DATA_STRUCTURES):
-            raise damaged
-        counts = struct.unpack_from(f"<{order}Q", data, _SANITY_BYTES + _PARAMETERS.size)
-        # More n-grams than bits, or a hash table of absurd size, and KenLM's own arithmetic overflows.
-        if not (counts[0] and sum(counts) <= 8 * len(data) and 1 <= multiplier <= 1000):
-            raise damaged
-        if not has_words:
-            return counts[0], None
-        first = f"{SPECIAL_WORDS[0]}\0".encode()
-        start = data.rfind(first)
-        while start >= 0:
-            words = data[start:].split(b"\0")
-            # The last byte is a NUL, so the last string is empty.
-            if len(words) == counts[0] + 1 and not words[-1]:
-                break
-            # A word may end in <unk> too: go on to the left, not further than the words can reach.
-            start = data.rfind(first, 0, start) if len(words) <= counts[0] else -1
-        if start < 0:
-            raise damaged
+    first = b"<unk>\0"
     try:
-        decoded = [word.decode() for word in words[:-1]]
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: the words of this language model are not UTF-8") from None
-    return counts[0], [word for word in decoded if word not in SPECIAL_WORDS]
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            has_words = _PARAMETERS.unpack_from(data, _SANITY_BYTES)[3]
+            unigrams = _UNIGRAMS.unpack_from(data, _SANITY_BYTES + _PARAMETERS.size)[0]
+            if not has_words:
+                raise UserError(f"{path}: built without its words (build_binary -v); build it with them")
+            start = data.rfind(first)
+            while start >= 0:
+                words = data[start:].split(b"\0")
+                if len(words) == unigrams + 1 and not words.pop():
+                    return [word.decode() for word in words]
+                # A word may end in <unk> too: go on to the left, not further than the words can reach.
+                start = data.rfind(first, 0, start) if len(words) <= unigrams else -1
+    except (struct.error, UnicodeDecodeError):
+        pass
+    raise UserError(f"{path}: an unfinished KenLM binary, or its words are not UTF-8; build it again")
 
 
-def arpa_words(path: Path) -> Iterator[str]:
-    """Yield the words of an ARPA file's unigrams, checked against its header."""
+def _arpa_words(path: Path) -> Iterator[str]:
+    """Yield the words of an ARPA file's unigrams, with the special ones, checked against its header."""
     expected, found, inside = -1, 0, False
     try:
         for line in text_lines(path):
@@ -145,27 +183,11 @@ def arpa_words(path: Path) -> Iterator[str]:
                 break
             elif line.strip():
                 found += 1
-                word = line.split("\t")[1]
-                if word not in SPECIAL_WORDS:
-                    yield word
+                yield line.split("\t")[1]
     except (*UNREADABLE, ValueError, IndexError):
         expected = -1
     if found != expected:
         raise UserError(f"{path}: not a KenLM binary or a complete ARPA file")
-
-
-def words_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.words")
-
-
-def _read_words(path: Path) -> list[str]:
-    try:
-        words = [line.rstrip("\n") for line in text_lines(path)]
-    except UNREADABLE as error:
-        raise UserError(f"{path}: {why_unreadable(error)}") from None
-    if not words:
-        raise UserError(f"{path}: holds no words; delete it")
-    return words
 
 
 def text_lines(path: Path) -> Iterator[str]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from asr.errors import UserError, run_program
 from asr.files import atomic_path
+from asr.processes import cpu_count
 
 VERSION = "0.3.0"
 SHA256 = "c4628bb9fb63c8a6f9240035b8b037385cfc404cb72e933cf48878291edac1e8"
@@ -163,7 +164,7 @@ def _compile(compiler: list[str], source: Path) -> list[str]:
         name = str(file.relative_to(source))
         _run([*compiler, *_FLAGS, "-c", name, "-o", target], source)
 
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(cpu_count())
     try:
         results = pool.map(compile_one, files, objects)
         bar = tqdm(results, "compiling build_binary", len(files), unit=" files", disable=None)

@@ -83,7 +83,7 @@ class _Numbers(dict):
 
 
 def _refuse_special_words(lines: list[bytes]) -> None:
-    for special in SPECIAL_WORDS:
+    for special in (*SPECIAL_WORDS, b"<UNK>"):  # which KenLM takes for <unk>
         for line in lines:
             if special in line and special in line.split():
                 text = line.decode()[:60]

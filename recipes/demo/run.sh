@@ -15,18 +15,21 @@ source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
 data=${data:-${data_root:-data/demo}}
 out=${out:-exp/demo/$attention}
-training=(--config recipes/demo/conformer_xs.yaml --attention "$attention" --out "$out"
+config=recipes/demo/conformer_xs.yaml
+training=(--config "$config" --attention "$attention" --out "$out"
   --data.folder "$data" --data.tokenizer "$data/tokenizer.model" --resume auto)
 check_training "${training[@]}"
 
-stage 0 "synthetic corpus" "$data/.corpus.done" python -m data_prep.synthetic --out "$data"
-stage 1 "tokenizer" "$data/.tokenizer.done" \
+stage 0 "synthetic corpus" "$data/.corpus.done" -- python -m data_prep.synthetic --out "$data"
+stage 1 "tokenizer" "$data/.tokenizer.done" "$data/train.jsonl" -- \
   python -m asr.data.tokenizer --manifest "$data/train.jsonl" --pieces 128 --out "$data/tokenizer.model"
-stage 2 "language model" "$data/.lm.done" \
+stage 2 "language model" "$data/.lm.done" "$data/lm.txt" -- \
   python -m asr.lm --text "$data/lm.txt" --order 3 --out "$data/3gram.bin" --dev "$data/dev.jsonl"
 stage 3 "training" "$out/.training.done" \
+  "$config" "$data/tokenizer.model" "$data/train.jsonl" "$data/dev.jsonl" \
+  "${train_options[@]+"${train_options[@]}"}" -- \
   python train.py "${training[@]}" "${train_options[@]+"${train_options[@]}"}"
-stage 4 "decoding" "$out/.decoding.done" \
+stage 4 "decoding" "$out/.decoding.done" "$data/dev.jsonl" "$data/test.jsonl" -- \
   python decode.py --checkpoint "$out/checkpoints/last.ckpt" --attention "$attention" \
   --data "$data" --splits test --lm "$data/3gram.bin" --out "$out/results"
 [ "$done_before" != 4 ] || cat "$out/results/table.txt"

@@ -30,25 +30,15 @@ training=(--config "$config" --attention "$attention" --out "$out" --training.de
   --data.folder "$data/packed" --data.tokenizer "$data/tokenizer.model" --resume auto)
 check_training "${training[@]}"
 
-corpus() {
-  local source=(--root "$data_root")
-  [ -n "$data_root" ] || source=(--root data/downloads --download full)
-  python -m data_prep.librispeech "${source[@]}" --out "$data" "${skip_bad[@]+"${skip_bad[@]}"}" \
-    --splits "${splits[@]}"
-}
-
-tokenizer() {
-  python -m asr.data.tokenizer --pieces 256 --out "$data/tokenizer.model" \
-    --manifest "$data/train-clean-100.jsonl" "$data/train-clean-360.jsonl" "$data/train-other-500.jsonl"
-}
+source=(--root data/downloads --download full)
+[ -z "$data_root" ] || source=(--root "$data_root")
+lm=(--arpa data/downloads/4-gram.arpa.gz)
+# With the vocabulary and the cut-offs of OpenSLR's.
+[ -z "$lm_text" ] || lm=(--text "$lm_text" --order 4 --vocab-size 200000 --prune 0 0 1)
 
 language_model() {
-  if [ -n "$lm_text" ]; then
-    python -m asr.lm --text "$lm_text" --order 4 --out "$data/4gram.bin" --dev "$data/dev-clean.jsonl"
-  else
-    python -m data_prep.openslr_lm --which 4-gram --out data/downloads
-    python -m asr.lm --arpa data/downloads/4-gram.arpa.gz --out "$data/4gram.bin" --dev "$data/dev-clean.jsonl"
-  fi
+  [ -n "$lm_text" ] || python -m data_prep.openslr_lm --which 4-gram --out data/downloads
+  python -m asr.lm "$@"
 }
 
 if ! [ -e "$data/.packing.done" ] && [ "${first_stage:-0}" -le 1 ] && [ "$stop_stage" -ge 1 ]; then
@@ -58,13 +48,23 @@ if ! [ -e "$data/.packing.done" ] && [ "${first_stage:-0}" -le 1 ] && [ "$stop_s
   echo "  113 GB of packed samples in $data/packed: about a quarter of an hour on one core, disk permitting"
   echo "  training: run this with --dry-run to see what it would take here"
 fi
-stage 0 "corpus" "$data/.corpus.done" corpus
-stage 1 "packing" "$data/.packing.done" python -m data_prep.pack --data "$data" --splits "${splits[@]}"
-stage 2 "tokenizer" "$data/.tokenizer.done" tokenizer
-stage 3 "language model" "$data/.lm.done" language_model
+train_manifests=(train-clean-100.jsonl train-clean-360.jsonl train-other-500.jsonl)
+manifests=("${splits[@]/%/.jsonl}")
+stage 0 "corpus" "$data/.corpus.done" "$data_root" -- \
+  python -m data_prep.librispeech "${source[@]}" --out "$data" "${skip_bad[@]+"${skip_bad[@]}"}" \
+  --splits "${splits[@]}"
+stage 1 "packing" "$data/.packing.done" "${manifests[@]/#/$data/}" -- \
+  python -m data_prep.pack --data "$data" --splits "${splits[@]}"
+stage 2 "tokenizer" "$data/.tokenizer.done" "${train_manifests[@]/#/$data/}" -- \
+  python -m asr.data.tokenizer --pieces 256 --out "$data/tokenizer.model" \
+  --manifest "${train_manifests[@]/#/$data/}"
+stage 3 "language model" "$data/.lm.done" "$lm_text" -- \
+  language_model "${lm[@]}" --out "$data/4gram.bin" --dev "$data/dev-clean.jsonl"
 stage 4 "training" "$out/.training.done" \
+  "$config" "$data/tokenizer.model" "${manifests[@]/#/$data/packed/}" \
+  "${train_options[@]+"${train_options[@]}"}" -- \
   python train.py "${training[@]}" "${train_options[@]+"${train_options[@]}"}"
-stage 5 "decoding" "$out/.decoding.done" \
+stage 5 "decoding" "$out/.decoding.done" "${manifests[@]/#/$data/packed/}" -- \
   python decode.py --checkpoint "$out/checkpoints/best.ckpt" --attention "$attention" --data "$data/packed" \
   --splits dev-clean dev-other test-clean test-other --tune-on dev-clean dev-other \
   --lm "$data/4gram.bin" --out "$out/results"

@@ -29,44 +29,50 @@ training=(--config "$config" --attention "$attention" --out "$out" --training.de
   --data.folder "$data" --data.tokenizer "$data/tokenizer.model" --resume auto)
 check_training "${training[@]}"
 
+dev=dev-clean-2
+source=(--root data/downloads --download mini)
+if [ -n "$data_root" ]; then
+  source=(--root "$data_root")
+  for dev in dev-clean-2 dev-clean-half dev-clean; do
+    if [ -d "$data_root/$dev" ] || [ -d "$data_root/LibriSpeech/$dev" ]; then break; fi
+  done
+fi
+lm=(--arpa data/downloads/3-gram.pruned.1e-7.arpa.gz)
+orders=3
+if [ -n "$lm_text" ]; then
+  lm=(--text "$lm_text" --vocab-size 200000 --prune 0 0 1) # as OpenSLR's
+  orders="3 4"
+fi
+
 corpus() {
-  local dev=dev-clean-2 source=(--root data/downloads --download mini)
-  if [ -n "$data_root" ]; then
-    source=(--root "$data_root")
-    for dev in dev-clean-2 dev-clean-half dev-clean; do
-      if [ -d "$data_root/$dev" ] || [ -d "$data_root/LibriSpeech/$dev" ]; then break; fi
-    done
-  fi
-  python -m data_prep.librispeech "${source[@]}" --splits train-clean-5 "$dev" --out "$data" --convert wav \
-    "${skip_bad[@]+"${skip_bad[@]}"}"
+  python -m data_prep.librispeech "$@" --out "$data" --convert wav
   python -m data_prep.halve --manifest "$data/$dev.jsonl" --out "$data/dev.jsonl" "$data/test.jsonl"
 }
 
 language_models() {
-  rm -f "$data"/?gram.bin "$data"/?gram.bin.words
-  if [ -z "$lm_text" ]; then
-    python -m data_prep.openslr_lm --which 3-gram.pruned.1e-7 --out data/downloads
-    python -m asr.lm --arpa data/downloads/3-gram.pruned.1e-7.arpa.gz --out "$data/3gram.bin" \
-      --dev "$data/dev.jsonl"
-    return
-  fi
-  for order in 3 4; do
-    python -m asr.lm --text "$lm_text" --order $order --out "$data/${order}gram.bin" --dev "$data/dev.jsonl"
+  rm -f "$data"/?gram.bin "$data"/?gram.bin.sha256
+  [ -n "$lm_text" ] || python -m data_prep.openslr_lm --which 3-gram.pruned.1e-7 --out data/downloads
+  for order in $orders; do
+    python -m asr.lm "$@" --order "$order" --out "$data/${order}gram.bin" --dev "$data/dev.jsonl"
   done
 }
 
 decoding() {
   for lm in "$data"/?gram.bin; do
-    python decode.py --checkpoint "$out/checkpoints/best.ckpt" --attention "$attention" --data "$data" \
-      --splits dev test --tune-on dev --lm "$lm" --out "$out/results/$(basename "$lm" .bin)"
+    python decode.py "$@" --lm "$lm" --out "$out/results/$(basename "$lm" .bin)"
   done
 }
 
-stage 0 "corpus" "$data/.corpus.done" corpus
-stage 1 "tokenizer" "$data/.tokenizer.done" \
+stage 0 "corpus" "$data/.corpus.done" "$data_root" -- \
+  corpus "${source[@]}" --splits train-clean-5 "$dev" "${skip_bad[@]+"${skip_bad[@]}"}"
+stage 1 "tokenizer" "$data/.tokenizer.done" "$data/train-clean-5.jsonl" -- \
   python -m asr.data.tokenizer --manifest "$data/train-clean-5.jsonl" --pieces 256 --out "$data/tokenizer.model"
-stage 2 "language models" "$data/.lm.done" language_models
+stage 2 "language models" "$data/.lm.done" "$lm_text" -- language_models "${lm[@]}"
 stage 3 "training" "$out/.training.done" \
+  "$config" "$data/tokenizer.model" "$data/train-clean-5.jsonl" "$data/dev.jsonl" \
+  "${train_options[@]+"${train_options[@]}"}" -- \
   python train.py "${training[@]}" "${train_options[@]+"${train_options[@]}"}"
-stage 4 "decoding" "$out/.decoding.done" decoding
+stage 4 "decoding" "$out/.decoding.done" "$data/dev.jsonl" "$data/test.jsonl" -- \
+  decoding --checkpoint "$out/checkpoints/best.ckpt" --attention "$attention" --data "$data" \
+  --splits dev test --tune-on dev
 [ "$done_before" != 4 ] || tail -n +1 "$out"/results/*/table.txt

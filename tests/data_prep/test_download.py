@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from asr.errors import UserError
+from asr.files import require_room
 from data_prep import openslr_lm
-from data_prep.download import extract, fetch, require_room
+from data_prep.download import extract, fetch
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

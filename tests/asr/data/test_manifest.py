@@ -1,6 +1,8 @@
 """Manifests: what is written is what is read; a bad line is named with its file and number."""
 
 import json
+from functools import partial
+from unicodedata import normalize
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +18,7 @@ UTTERANCE = st.builds(
     id=TEXT.filter(lambda id: len(id.split()) == 1 and id == id.strip()),
     audio=NAME.filter(lambda name: name not in (".", "..")),
     duration=st.floats(min_value=1e-3, max_value=1e6),
-    text=TEXT.filter(lambda text: not {"\n", "\r"} & set(text)),
+    text=TEXT.filter(lambda text: not {"\n", "\r"} & set(text)).map(partial(normalize, "NFC")),
     speaker=TEXT,
 )
 
@@ -31,6 +33,19 @@ def test_round_trip(tmp_path, utterances, inside):
     written = [Utterance(u.id, str(folder / u.audio), u.duration, u.text, u.speaker) for u in utterances]
     write_manifest(tmp_path / "a.jsonl", written)
     assert read_manifest(tmp_path / "a.jsonl") == written
+
+
+@pytest.mark.parametrize("text", ["NAI\u0308VE E\u0301TE\u0301", "\u1112\u1161\u11ab", "\u212b"])
+def test_texts_are_in_one_normal_form(tmp_path, text):
+    path = tmp_path / "a.jsonl"
+    record = {"id": "e\u0301", "audio": "e\u0301.wav", "duration": 1.0, "text": text, "speaker": "s"}
+    path.write_text(json.dumps(record), "utf-8")
+    (utterance,) = read_manifest(path)
+    assert utterance.text == normalize("NFC", text) != text
+    # Names are not text: a file is called what it is called.
+    assert utterance.id == "e\u0301" and utterance.audio.endswith("/e\u0301.wav")
+    write_manifest(path, [Utterance(**{**record, "audio": str(tmp_path / record["audio"])})])
+    assert json.loads(path.read_text("utf-8"))["text"] == normalize("NFC", text)
 
 
 def test_audio_beside_the_manifest_moves_with_it(tmp_path):

@@ -1,6 +1,8 @@
 import itertools
 import math
 import multiprocessing
+import os
+import shutil
 from functools import cache
 
 import numpy as np
@@ -161,6 +163,23 @@ def test_no_frames_give_no_words(tokenizer, model):
     assert (
         BeamDecoder(model, tokenizer).decode(np.zeros((0, tokenizer.pieces + 1), np.float32), 0.5, 0.0) == ""
     )
+
+
+@pytest.mark.parametrize("change", ["cut", "written over"])
+def test_an_lm_that_changes_while_processes_map_it_is_named(tokenizer, model, tmp_path, change):
+    """A process that reads mapped pages beyond a file's end is killed; others may get wrong scores."""
+    path = tmp_path / "lm.bin"
+    shutil.copy(model, path)
+    shutil.copy(f"{model}.sha256", f"{path}.sha256")
+    items = [posteriors(tokenizer, text, seed=seed) for seed, text in enumerate(TEXT)]
+    with BeamPool(path, tokenizer, jobs=2) as pool:
+        pool.decode(items[:8], 0.5, 0.0)
+        if change == "cut":
+            os.truncate(path, 0)
+        else:
+            path.write_bytes(path.read_bytes()[::-1])
+        with pytest.raises(UserError, match=r"lm\.bin"):
+            pool.decode(items, 0.5, 0.0)
 
 
 def test_pool_gives_what_one_decoder_gives(tokenizer, model):

@@ -258,6 +258,7 @@ def test_words_in_any_script(tmp_path, word):
     [
         ([], {}, "no sentence"),
         (["A <unk> B"], {}, "<unk>"),
+        (["A <UNK> B"], {}, "<UNK>"),
         (["A", "<s> B"], {}, "<s>"),
         (["A"], {"order": 7}, "order 7"),
         (["A"], {"order": 0}, "order 0"),

@@ -1,0 +1,25 @@
+"""How many processes the programs start."""
+
+import subprocess
+import sys
+
+
+def printed(code: str) -> str:
+    """What ``code`` prints in a process that may run on one CPU only."""
+    begin = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    return subprocess.run(
+        [sys.executable, "-c", begin + code], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_cpus_that_this_process_may_not_use_do_not_count():
+    assert printed("from asr.processes import cpu_count; print(cpu_count())") == "1\n"
+
+
+def test_programs_start_as_many_processes_as_they_have_cpus():
+    parse = "decode.parse_arguments(['--checkpoint', 'x', '--audio', 'y'])"
+    assert printed(f"import decode; print({parse}.jobs)") == "1\n"
+
+
+def test_counting_cpus_does_not_wait_for_torch():
+    assert printed("import asr.processes, sys; print('torch' in sys.modules)") == "False\n"
