@@ -6,8 +6,9 @@
     python decode.py --checkpoint best.ckpt --audio film.flac --format srt > film.srt
     python decode.py --checkpoint best.ckpt --audio talks/ --format json --out transcripts
 
-With --lm, LM weight and word score are tuned on a dev split first, unless both are given. They are never
-tuned on a split named test*. With --audio there is nothing to tune on: take the ones in wer.json.
+With --lm, LM weight, word score and unknown penalty are tuned on a dev split first, unless all three are
+given. They are never tuned on a split named test*. With --audio there is nothing to tune on: take the ones
+in wer.json. Words that the LM does not have can be recognised; a higher unknown penalty makes them rarer.
 
 --audio takes recordings of any length, sample rate and number of channels (flac wav opus mp3 ...), folders,
 and lists: a path a line in .txt and .lst files, an id and a path in .scp files, from the list's folder or
@@ -41,7 +42,8 @@ from asr.decoding.transcription import (
     Output,
     run,
 )
-from asr.decoding.tuning import UNTUNED, Surface, check_dev, format_surface, tune
+from asr.decoding.tuning import UNTUNED, Surface, at_bounds, check_dev, format_surface, tune
+from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError, run_program
 from asr.model.device import add_device_options, autocast, choose_device, choose_dtype, describe
 from asr.model.recogniser import Model
@@ -85,9 +87,9 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     from asr.decoding.evaluation import decode_beam, decode_greedy, format_table, write_results
     from asr.scoring.report.write import report_on
 
-    tuned_on = _dev_splits(args) if args.lm and args.lm_weight is None else []
+    tuned_on = _dev_splits(args) if args.lm and not args.weights else []
     manifests = _read_manifests(args, tuned_on)
-    weights, surface = (args.lm_weight, args.word_score), {}
+    weights, surface = args.weights, {}
     started, rows, tuning = time.monotonic(), [], 0.0
     # The pool first: an LM that cannot be used should say so before the acoustic model runs.
     with _beam_pool(args, recipe) if args.lm else nullcontext() as pool:
@@ -100,12 +102,13 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
         if tuned_on:
             pooled = pool_posteriors([posteriors[split] for split in tuned_on])
             begun = time.monotonic()
-            *weights, surface = _tune(pool, pooled, " + ".join(tuned_on))
+            weights, surface = _tune(pool, pooled, recipe.tokenizer, " + ".join(tuned_on))
             tuning = time.monotonic() - begun
         for split in args.splits:
             rows.append(decode_greedy(split, posteriors[split], recipe.tokenizer))
             if args.lm:
-                rows.append(decode_beam(split, posteriors[split], pool, args.lm.stem, *weights))
+                found = posteriors[split]
+                rows.append(decode_beam(split, found, recipe.tokenizer, pool, args.lm.stem, weights))
     seconds = {
         "tuning": tuning,
         "acoustic model": sum(found.seconds for found in posteriors.values()),
@@ -124,7 +127,7 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
         "command": " ".join(["python", *sys.argv]),
     }
     if args.lm:
-        about |= {"lm_weight": weights[0], "word_score": weights[1], "tuned_on": tuned_on}
+        about |= {**weights._asdict(), "tuned_on": tuned_on}
     if surface:
         about["tuning"] = [[*point, wer] for point, wer in sorted(surface.items())]
     about["seconds"] = {name: round(taken, 2) for name, taken in seconds.items()}
@@ -142,12 +145,11 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
 
     if not args.lm:
         return go(GreedyDecoder(recipe.tokenizer))
-    weights = (args.lm_weight, args.word_score)
-    if args.lm_weight is None:
-        weights = UNTUNED
-        print(f"LM weight {weights[0]:g}, word score {weights[1]:g}, not tuned", file=sys.stderr)
+    weights = args.weights or UNTUNED
+    if not args.weights:
+        print(f"{weights}, not tuned", file=sys.stderr)
     with _beam_pool(args, recipe) as pool:
-        return go(LMDecoder(recipe.tokenizer, pool, *weights, together=SEGMENTS * args.jobs))
+        return go(LMDecoder(recipe.tokenizer, pool, weights, together=SEGMENTS * args.jobs))
 
 
 def _beam_pool(args: argparse.Namespace, recipe: Recipe) -> "BeamPool":
@@ -174,19 +176,22 @@ def _read_manifests(args: argparse.Namespace, tuned_on: list[str]) -> dict[str, 
     return manifests
 
 
-def _tune(pool: "BeamPool", posteriors: Posteriors, split: str) -> tuple[float, float, Surface]:
-    from asr.scoring.errors import score  # with jiwer
+def _tune(
+    pool: "BeamPool", posteriors: Posteriors, tokenizer: Tokenizer, split: str
+) -> tuple[Weights, Surface]:
+    from asr.scoring.errors import word_error_rate  # with jiwer
 
-    def wer(lm_weight: float, word_score: float) -> float:
-        hypotheses = pool.decode(posteriors.log_probs, lm_weight, word_score)
-        return score(posteriors.references, hypotheses).wer
+    def wer(weights: Weights) -> float:
+        found = pool.decode(posteriors.log_probs, weights)
+        return word_error_rate(posteriors.references, [tokenizer.decode(classes) for classes in found])
 
-    lm_weight, word_score, tried = tune(wer)
-    print(
-        f"tuned on {split}: LM weight {lm_weight:g}, word score {word_score:g} "
-        f"(WER {tried[lm_weight, word_score]:.2f} % there)\n{format_surface(tried)}"
-    )
-    return lm_weight, word_score, tried
+    best, tried = tune(wer)
+    greedy = "" if best != GREEDY else "; the LM does not help: these are greedy's words"
+    print(f"tuned on {split}: {best} (WER {tried[best]:.2f} % there, greedy {tried[GREEDY]:.2f} %){greedy}")
+    if bounds := at_bounds(best):
+        print(f"tuning ended at its bounds ({', '.join(bounds)}): beyond them WER may be lower")
+    print(format_surface(tried))
+    return best, tried
 
 
 def _dev_splits(args: argparse.Namespace) -> list[str]:
@@ -195,7 +200,7 @@ def _dev_splits(args: argparse.Namespace) -> list[str]:
     if not found:
         raise UserError(
             f"--data {args.data}: no dev*.jsonl to tune the LM weight on; name a split with --tune-on, "
-            "or give --lm-weight and --word-score"
+            "or give --lm-weight, --word-score and --unknown-penalty"
         )
     return found
 
@@ -217,6 +222,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--lm", type=Path, help="n-gram LM for words: KenLM binary or ARPA")
     add("--lm-weight", type=float, help="factor on the LM's log-probability; not tuned then")
     add("--word-score", type=float, help="reward for every word in nats; goes with --lm-weight")
+    add(
+        "--unknown-penalty",
+        type=float,
+        help="taken, in nats, from every word that the LM does not have, which has the LM's score of <unk>; "
+        "goes with --lm-weight; 50 leaves the LM's words only",
+    )
     add("--tune-on", nargs="+", default=[], help="dev splits to tune on (default: all dev* in --data)")
     add("--beam", type=int, default=BEAM, help="hypotheses kept in beam search (%(default)s)")
     add("--out", type=Path, help="folder for wer.json and the hypotheses, or for transcripts")
@@ -245,7 +256,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         there = next(path for path in (args.out, *args.out.absolute().parents) if path.exists())
         if not (there.is_dir() and os.access(there, os.W_OK)):
             raise UserError(f"--out {args.out}: no folder that may be written to")
-    for option, most in (("lm_weight", 20.0), ("word_score", 50.0)):
+    for option, most in (("lm_weight", 20.0), ("word_score", 50.0), ("unknown_penalty", 50.0)):
         value = getattr(args, option)
         if value is not None and not -most <= value <= most:
             raise UserError(
@@ -253,8 +264,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             )
     if args.tune_on and not args.lm:
         raise UserError("--tune-on wants --lm")
-    if (args.lm_weight is None) != (args.word_score is None):
-        raise UserError("--lm-weight and --word-score go together")
+    weights = [getattr(args, name) for name in Weights._fields]
+    if any(value is None for value in weights) and any(value is not None for value in weights):
+        raise UserError("--lm-weight, --word-score and --unknown-penalty go together")
+    args.weights = None if weights[0] is None else Weights(*weights)
     if not 1 <= args.beam <= MOST_BEAM:
         raise UserError(f"--beam {args.beam}: must lie between 1 and {MOST_BEAM}")
     if args.jobs < 1 or not args.batch_seconds > 0:

@@ -86,7 +86,8 @@ def compare_cutting(path: Path, reference: str, args: argparse.Namespace) -> Non
     decoder = BeamDecoder(args.lm, recipe.tokenizer)
     for longest in (len(log_probs), 2 * LONGEST, LONGEST, LONGEST // 2, LONGEST // 4):
         started = time.perf_counter()
-        found = [decoder.decode(piece, *UNTUNED) for piece in cut_at_pauses([log_probs], longest)]
+        pieces = (decoder.decode(part, UNTUNED) for part in cut_at_pauses([log_probs], longest))
+        found = [recipe.tokenizer.decode(classes) for classes in pieces]
         took = time.perf_counter() - started
         wer = score([reference], [" ".join(filter(None, found))]).wer
         name = "whole" if len(found) == 1 else f"{FRAME_SECONDS * longest:g} s"

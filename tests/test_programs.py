@@ -310,7 +310,7 @@ def test_single_recordings_are_transcribed(finished, data, capsys):
     assert transcribe(checkpoint, "--audio", *files, "--lm", data / "3gram.bin", "--jobs", "1") == 0
     shown = capsys.readouterr()
     assert [line.partition(":")[0] for line in shown.out.splitlines()] == files * 2
-    assert shown.err == "LM weight 0.5, word score 1, not tuned\n"
+    assert shown.err == "LM weight 0.3, word score 1.5, unknown penalty 2, not tuned\n"
 
 
 def test_one_bad_recording_does_not_stop_the_others(finished, data, tmp_path, capsys):
@@ -361,9 +361,12 @@ def evaluate(finished, data, out, *arguments):
     )
 
 
+WEIGHTS = ["--lm-weight", "0.7", "--word-score", "1", "--unknown-penalty", "3"]
+
+
 def test_hypotheses_do_not_depend_on_the_batch_or_the_order(finished, data, tmp_path):
     write_manifest(data / "backwards.jsonl", read_manifest(data / "test.jsonl")[::-1])
-    lm = ["--lm", data / "3gram.bin", "--lm-weight", "0.7", "--word-score", "1", "--jobs", "1"]
+    lm = ["--lm", data / "3gram.bin", *WEIGHTS, "--jobs", "1"]
     found = []
     for split, seconds in (("test", "1"), ("test", "60"), ("backwards", "8")):
         out = tmp_path / f"{split}-{seconds}"
@@ -375,9 +378,10 @@ def test_hypotheses_do_not_depend_on_the_batch_or_the_order(finished, data, tmp_
 
 def test_fixed_weights_are_not_tuned(finished, data, tmp_path):
     lm = data / "3gram.bin"
-    evaluate(finished, data, tmp_path, "--lm", lm, "--lm-weight", "0.7", "--word-score", "1", "--jobs", "1")
+    evaluate(finished, data, tmp_path, "--lm", lm, *WEIGHTS, "--jobs", "1")
     results = json.loads((tmp_path / "wer.json").read_text())
-    assert (results["lm_weight"], results["word_score"], results["tuned_on"]) == (0.7, 1.0, [])
+    fields = ("lm_weight", "word_score", "unknown_penalty", "tuned_on")
+    assert [results[field] for field in fields] == [0.7, 1.0, 3.0, []]
 
 
 def test_device_precision_and_kernels_are_taken_and_noted(finished, data, tmp_path):
@@ -395,7 +399,7 @@ def test_device_precision_and_kernels_are_taken_and_noted(finished, data, tmp_pa
 BAD_DECODING = {
     "tuning on test": (["--lm", "{data}/3gram.bin", "--tune-on", "test"], "never tuned on test"),
     "word score beyond reason": (
-        ["--lm", "{data}/3gram.bin", "--lm-weight", "0.5", "--word-score", "1000"],
+        ["--lm", "{data}/3gram.bin", "--lm-weight", "0.5", "--word-score", "1000", "--unknown-penalty", "1"],
         "--word-score 1000: must lie between -50 and 50",
     ),
     "tuning without an lm": (["--tune-on", "dev"], "--tune-on wants --lm"),
@@ -405,7 +409,11 @@ BAD_DECODING = {
     "missing split": (["--splits", "test-moon"], "test-moon.jsonl: no such manifest"),
     "other attention": (["--attention", "linear"], "was trained with mala"),
     "other tokenizer": (["--tokenizer", "{tmp}/other.model"], "trained with another tokenizer"),
-    "half of the weights": (["--lm", "{data}/3gram.bin", "--lm-weight", "1"], "--word-score go together"),
+    "half of the weights": (["--lm", "{data}/3gram.bin", "--lm-weight", "1"], "go together"),
+    "two of three weights": (
+        ["--lm", "{data}/3gram.bin", "--lm-weight", "1", "--word-score", "1"],
+        "--word-score and --unknown-penalty go together",
+    ),
     "weights without lm": (["--lm-weight", "1", "--word-score", "1"], "--lm-weight wants --lm"),
     "captions of splits": (["--format", "srt"], "--timestamps and --format want --audio"),
     "dev that holds test": (

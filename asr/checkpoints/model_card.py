@@ -88,6 +88,7 @@ def model_card(
     if results and "lm_weight" in results:
         lm = " \\\n        --lm LM.bin"
         lm += f" --lm-weight {results['lm_weight']:g} --word-score {results['word_score']:g}"
+        lm += f" --unknown-penalty {results['unknown_penalty']:g}"
     return _CARD.format(
         attention=config.attention,
         positions=positions,
@@ -153,7 +154,8 @@ def _results(results: dict[str, Any]) -> str:
     if "lm_weight" in results:
         tuned = ", ".join(_cell(split) for split in results["tuned_on"])
         origin = f"tuned on {tuned}" if tuned else "given, not tuned"
-        weights = f" LM weight {results['lm_weight']:g}, word score {results['word_score']:g}, {origin}."
+        weights = f" LM weight {results['lm_weight']:g}, word score {results['word_score']:g}, "
+        weights += f"unknown penalty {results['unknown_penalty']:g}, {origin}."
         weights += " The LM is not in this folder."
     return _ABOUT_TABLE.format(
         table="\n".join(lines),

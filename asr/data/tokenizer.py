@@ -14,6 +14,8 @@ from asr.data.manifest import read_manifest
 from asr.errors import UserError, run_program
 from asr.files import atomic_write
 
+SPACE = "\u2581"  # SentencePiece's mark of a word's beginning
+
 
 class Tokenizer:
     """Text to classes 1, 2, ... (class 0 is CTC's blank) and back.
@@ -67,6 +69,21 @@ class Tokenizer:
     def piece(self, number: int) -> str:
         """The piece of a class."""
         return self._processor.id_to_piece(number - 1)
+
+    def spoken(self) -> list[str]:
+        """Of every class the letters that it stands for, after ``SPACE`` where it begins a word.
+
+        They are "" of the blank and of what is no text: <unk>, control symbols, bytes, and pieces that go on
+        from one word into the next.
+        """
+        processor = self._processor
+        none = (processor.is_unknown, processor.is_control, processor.is_unused, processor.is_byte)
+        texts = [""]
+        for number in range(self.pieces):
+            piece = processor.id_to_piece(number)
+            silent = SPACE in piece[1:] or any(test(number) for test in none)
+            texts.append("" if silent else piece)
+        return texts
 
 
 def train_tokenizer(texts: list[str], pieces: int, kind: str = "unigram") -> bytes:

@@ -13,11 +13,9 @@ import numpy as np
 import torch
 from torchaudio.functional import forced_align
 
-from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer import SPACE, Tokenizer
 from asr.model.ctc import BLANK
 from asr.model.frames import FRAME_SECONDS
-
-_SPACE = "\u2581"  # SentencePiece's mark of a word's beginning
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,9 @@ def words_on_path(path: CTCPath, tokenizer: Tokenizer, first: int = 0) -> list[W
     apart = True  # whether the next piece begins a word whatever it is
     for number, piece in enumerate(pieces.tolist()):
         mark, unknown = tokenizer.piece(piece), piece == tokenizer.unknown
-        if apart or unknown or mark.startswith(_SPACE):
+        if apart or unknown or mark.startswith(SPACE):
             groups.append([])
-        if mark != _SPACE:  # a bare space has no sound, hence no time
+        if mark != SPACE:  # a bare space has no sound, hence no time
             groups[-1].append(number)
         apart = unknown
     return [

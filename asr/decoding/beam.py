@@ -1,4 +1,4 @@
-"""Beam search over the LM's words, in this process or in several. The search itself is in search.py."""
+"""Beam search with an n-gram LM, in this process or in several. The search itself is in search.py."""
 
 import math
 import multiprocessing
@@ -16,11 +16,13 @@ import numpy as np
 from tqdm import tqdm
 
 from asr.data.tokenizer import Tokenizer
-from asr.decoding import BEAM, lexicon, lexicon_cache, search
-from asr.decoding.lexicon import ROOT, Lexicon, make_lexicon, spell, unigrams
+from asr.decoding import BEAM, search
+from asr.decoding.alignment import best_path, collapse
+from asr.decoding.compiled import EMPTY, power_of_two
+from asr.decoding.lexicon import ROOT, make_lexicon
+from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError
 from asr.lm import files as lm_files
-from asr.model.ctc import BLANK
 from asr.processes import start_worker
 
 ALONE = 7500  # frames, 5 minutes: searched in about the time that a process takes to start
@@ -33,42 +35,41 @@ class BeamDecoder:
 
     Args:
         lm_path: KenLM binary or ARPA file.
-        tokenizer: the acoustic model's; it spells the LM's words.
+        tokenizer: the acoustic model's; its pieces spell the words, those of the LM and others.
         beam: hypotheses kept.
+        mapped: share the LM's memory with other processes; see ``asr.lm.files.load``.
 
     Raises:
         UserError: the LM cannot be used, with this tokenizer or at all.
     """
 
-    def __init__(self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM) -> None:
-        self._model = lm_files.load(lm_path)
+    def __init__(
+        self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM, mapped: bool = False
+    ) -> None:
+        self._model = lm_files.load(lm_path, mapped)
         words = lm_files.vocabulary(lm_path)
         check_vocabulary(lm_path, words, tokenizer)
-
-        def make() -> dict[str, np.ndarray]:
-            likelihoods = unigrams(self._model, words)
-            return make_lexicon(spell(words, likelihoods, tokenizer), likelihoods)._asdict()
-
-        sources = Path(lexicon.__file__).read_bytes(), "\n".join(words).encode()
-        self._lexicon = Lexicon(**lexicon_cache.kept(lm_path, tokenizer.digest, sources, make))
-        self._words = [*words, "</s>"]  # by number
+        self._words = [*words, "<unk>", "</s>"]  # by number
+        self._alone = np.array([self._model.score(word, bos=False, eos=False) for word in self._words[:-1]])
+        self._lexicon = make_lexicon(words, self._alone, tokenizer)
         self._classes = tokenizer.pieces + 1
         self._beam = search.make_prefixes(beam)
         self._work = search.make_workspace(beam, self._classes)
-        self._weights = lru_cache(1)(self._make_weights)
+        self._factors = lru_cache(1)(self._make_factors)
         self._forget()
 
-    def decode(self, log_probs: np.ndarray, lm_weight: float, word_score: float) -> str:
-        """The best word sequence; see ``decode_scored``."""
-        return self.decode_scored(log_probs, lm_weight, word_score)[0]
+    def decode(self, log_probs: np.ndarray, weights: Weights) -> list[int]:
+        """The classes of the best pieces, without blanks. With ``GREEDY``, those of the best path."""
+        if weights == GREEDY:
+            return collapse(best_path([log_probs]))[0].tolist() if len(log_probs) else []
+        return self.decode_scored(log_probs, weights)[0]
 
-    def decode_scored(self, log_probs: np.ndarray, lm_weight: float, word_score: float) -> tuple[str, float]:
-        """The best word sequence and its score in nats (asr/decoding/prefix_beam.py says which).
+    def decode_scored(self, log_probs: np.ndarray, weights: Weights) -> tuple[list[int], float]:
+        """The best pieces and their score in nats (asr/decoding/prefix_beam.py says which).
 
         Args:
             log_probs: (N, classes) fp32, natural logarithms.
-            lm_weight: factor on the LM's natural logarithm.
-            word_score: added for every word, in nats.
+            weights: how the LM counts.
 
         Raises:
             ValueError: another number of classes than the tokenizer has.
@@ -77,54 +78,64 @@ class BeamDecoder:
             raise ValueError(f"log_probs of {log_probs.shape[1]} classes; the tokenizer has {self._classes}")
         if self._remembered > MEMORY:
             self._forget()
-        weights = self._weights(lm_weight, word_score)
+        factors = self._factors(weights)
         probs = np.exp(log_probs.astype(np.float64))
-        histories = search.make_histories(1 + len(self._beam.node) * (len(probs) + 1))
-        beam, work = self._beam, self._work
-        work.log_scale[0] = 0.0
-        work.begun[:] = 0
-        beam.node[0], beam.history[0], beam.state[0], beam.last[0] = ROOT, 0, 0, BLANK
-        beam.blank[0], beam.piece[0] = 1.0, 0.0
+        spellings = search.make_spellings(1 + len(self._beam.node) * (len(probs) + 1))
+        search.begin(self._beam, spellings, self._work)
         frame, size, count = 0, 1, 1
         while True:
             frame, size, count, missing = search.advance(
-                probs, frame, beam, size, count, histories, self._lexicon, self._memory, weights, work
+                probs,
+                frame,
+                self._beam,
+                size,
+                count,
+                spellings,
+                self._lexicon,
+                self._memory,
+                factors,
+                self._work,
             )
             if not missing:
-                break
-            self._ask(np.unique(work.missing[:missing]))
-        return self._best(size, histories, weights)
+                return self._best(size, spellings, factors)
+            self._ask(np.unique(self._work.missing[:missing]))
 
-    def _make_weights(self, lm_weight: float, word_score: float) -> search.Weights:
-        decimal = lm_weight * math.log(10)
-        alone, ahead = (
-            np.exp(decimal * likelihood + word_score)
-            for likelihood in (self._lexicon.alone, self._lexicon.best)
+    def _make_factors(self, weights: Weights) -> search.Factors:
+        unknown = len(self._words) - 2
+        in_words = np.full(unknown + 1, weights.of_word(0.0, False))
+        in_words[unknown] = weights.of_word(0.0, True)
+        alone = np.exp(weights.decimal * self._alone + in_words)
+        longer = np.isfinite(self._lexicon.below)
+        # (A negative weight makes the likeliest word below the one that counts least: a bad guess, no more.)
+        below = np.exp(weights.decimal * np.where(longer, self._lexicon.below, 0.0) + weights.word_score)
+        below = np.maximum(np.where(longer, below, 0.0), alone[unknown])
+        below[ROOT] = 0.0  # no word is in the making there
+        ahead = np.maximum(alone[self._lexicon.word], below)
+        ahead[ROOT] = 1.0
+        surprise = search.SURPRISE ** abs(weights.lm_weight)
+        return search.Factors(
+            weights.decimal, in_words, len(self._words), surprise, ahead, below, float(ahead.max())
         )
-        ahead[ROOT] = 1.0  # no word is in the making there
-        # (A negative weight makes likely words rarer than they are by themselves.)
-        surprise = search.SURPRISE ** abs(lm_weight)
-        return search.Weights(decimal, word_score, len(self._words), surprise, alone, ahead)
 
-    def _best(self, size: int, histories: search.Histories, weights: search.Weights) -> tuple[str, float]:
-        """The best prefix whose last word is finished; where there is none, the best, less that word."""
-        beam, best, best_score = self._beam, 0, -math.inf
-        finished = [i for i in range(size) if beam.node[i] == ROOT]
-        ends = [beam.state[i] * weights.words + weights.words - 1 for i in finished]
+    def _best(
+        self, size: int, spellings: search.Spellings, factors: search.Factors
+    ) -> tuple[list[int], float]:
+        """The pieces of the best prefix, its last word and the end counted."""
+        if not size:
+            return [], -math.inf
+        beam = self._beam
+        ends = [int(state) * factors.words + factors.words - 1 for state in beam.ended[:size]]
         self._ask(np.array([key for key in set(ends) if search.find(self._memory, key) < 0], np.int64))
-        for i, end in zip(finished, ends, strict=True):
-            end_score = self._memory.score[search.find(self._memory, end)]
-            score = math.log(beam.blank[i] + beam.piece[i]) + weights.lm * end_score
-            if score > best_score:
-                best, best_score = int(beam.history[i]), score
-        if not finished and size:
-            rank = (beam.blank[:size] + beam.piece[:size]) * weights.ahead[beam.node[:size]]
-            best, best_score = int(beam.history[rank.argmax()]), math.log(rank.max())
-        words = []
-        while best:
-            words.append(self._words[histories.word[best]])
-            best = histories.parent[best]
-        return " ".join(reversed(words)), float(best_score + self._work.log_scale[0])
+        end_scores = np.array([self._memory.score[search.find(self._memory, end)] for end in ends])
+        masses = (beam.blank[:size] + beam.piece[:size]) * beam.word[:size]
+        with np.errstate(divide="ignore"):
+            scores = np.log(masses) + factors.lm * end_scores
+        best = int(scores.argmax())
+        number, pieces = int(beam.spelling[best]), []
+        while number:
+            pieces.append(int(spellings.piece[number]))
+            number = spellings.parent[number]
+        return pieces[::-1], float(scores[best] + self._work.log_scale[0])
 
     def _ask(self, keys: np.ndarray) -> None:
         """Ask the LM for scores that are not in memory. A key is state * words + word."""
@@ -138,9 +149,9 @@ class BeamDecoder:
                 self._states.append(after)
         self._remembered += len(keys)
         if 2 * self._remembered > len(self._memory.key):
-            room = search.power_of_two(4 * self._remembered)
+            room = power_of_two(4 * self._remembered)
             full, self._memory = self._memory, search.make_memory(room)
-            taken = full.key != search.EMPTY
+            taken = full.key != EMPTY
             search.remember(self._memory, full.key[taken], full.score[taken], full.state[taken])
         search.remember(self._memory, keys, np.array(scores, np.float64), np.array(numbers, np.int64))
 
@@ -174,7 +185,7 @@ class BeamPool:
     ) -> None:
         # Says what is wrong with the LM, and compiles the search once and not in each process.
         self._decoder = BeamDecoder(lm_path, tokenizer, beam)
-        self._decoder.decode(np.zeros((1, tokenizer.pieces + 1), np.float32), 0.0, 0.0)
+        self._decoder.decode_scored(np.zeros((1, tokenizer.pieces + 1), np.float32), GREEDY)
         # Few bytes: a process that starts takes what does not fit into a pipe only when it has imported
         # everything, and this one would wait for each in turn.
         self._arguments = (str(lm_path), tokenizer.model, beam)
@@ -202,12 +213,10 @@ class BeamPool:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def decode(
-        self, posteriors: Sequence[np.ndarray], lm_weight: float, word_score: float, show: str = ""
-    ) -> list[str]:
-        """Decode every utterance; ``show`` names a progress bar."""
+    def decode(self, posteriors: Sequence[np.ndarray], weights: Weights, show: str = "") -> list[list[int]]:
+        """``BeamDecoder.decode`` of every utterance; ``show`` names a progress bar."""
         quiet = None if show else True  # None: no bar where the output is not a terminal
-        tasks = ((item, lm_weight, word_score) for item in posteriors)
+        tasks = ((item, weights) for item in posteriors)
         self._frames += sum(map(len, posteriors))
         if self._jobs > 1 and self._frames > self._alone and not self._pool:
             self._start()
@@ -222,7 +231,8 @@ class BeamPool:
         except BrokenProcessPool:
             raise UserError("a beam-search process died (out of memory?); try fewer --jobs") from None
         finally:
-            lm_files.verify(self._arguments[0])  # all of them map it: an LM changed meanwhile is the cause
+            if self._pool:  # its processes map the LM: one that changed meanwhile is the cause
+                lm_files.verify(self._arguments[0])
 
 
 def check_vocabulary(lm_path: str | Path, words: list[str], tokenizer: Tokenizer) -> None:
@@ -242,8 +252,8 @@ _decoder: BeamDecoder | None = None
 def _start_worker(lm_path: str, tokenizer_model: bytes, beam: int) -> None:
     global _decoder
     start_worker()
-    _decoder = BeamDecoder(lm_path, Tokenizer(tokenizer_model), beam)
+    _decoder = BeamDecoder(lm_path, Tokenizer(tokenizer_model), beam, mapped=True)
 
 
-def _decode_task(task: tuple[np.ndarray, float, float]) -> str:
+def _decode_task(task: tuple[np.ndarray, Weights]) -> list[int]:
     return _decoder.decode(*task)

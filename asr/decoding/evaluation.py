@@ -12,6 +12,7 @@ import torch
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.greedy import greedy
 from asr.decoding.posteriors import Posteriors
+from asr.decoding.weights import Weights
 from asr.files import atomic_write
 from asr.scoring.errors import Score, score, write_trn
 from asr.scoring.report.errs import format_errs
@@ -44,11 +45,17 @@ def decode_greedy(split: str, posteriors: Posteriors, tokenizer: Tokenizer) -> R
 
 
 def decode_beam(
-    split: str, posteriors: Posteriors, pool: "BeamPool", lm_name: str, lm_weight: float, word_score: float
+    split: str,
+    posteriors: Posteriors,
+    tokenizer: Tokenizer,
+    pool: "BeamPool",
+    lm_name: str,
+    weights: Weights,
 ) -> Row:
     """Beam search with the LM."""
     started = time.monotonic()
-    hypotheses = pool.decode(posteriors.log_probs, lm_weight, word_score, show=f"{split}, beam search")
+    found = pool.decode(posteriors.log_probs, weights, show=f"{split}, beam search")
+    hypotheses = [tokenizer.decode(classes) for classes in found]
     return _row(split, lm_name, posteriors, hypotheses, time.monotonic() - started)
 
 

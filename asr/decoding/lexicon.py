@@ -1,66 +1,114 @@
-"""The words of an LM as a tree of the acoustic model's pieces, in flat arrays that the search walks."""
+"""The words of an LM as a tree of letters, in flat arrays, and the pieces that lead from node to node.
 
-from collections.abc import Mapping, Sequence
+A piece takes the search along all its letters at once. So a word has every spelling in pieces that there is,
+and a tree of letters is small and made at once, whatever the pieces are.
+"""
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import kenlm
 import numpy as np
 
-from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer import SPACE, Tokenizer
+from asr.decoding.compiled import EMPTY, compiled, slot_of
 
-ROOT = 0
+ROOT = 0  # no letter yet: an utterance's beginning, and what follows a bare space mark
+_LETTERS = 0x110000  # code points
 
 
 class Lexicon(NamedTuple):
-    """A prefix tree. Node 0 is the root; the edges of node i are ``first[i]`` to ``first[i + 1] - 1``."""
+    """A tree of letters. Node 0 is the root; the last one stands for whatever no word begins with."""
 
-    first: np.ndarray  # (nodes + 1,)
-    piece: np.ndarray  # (edges,) ascending within a node
-    child: np.ndarray  # (edges,)
-    word: np.ndarray  # (nodes,) the word that ends there, or -1
-    alone: np.ndarray  # (words,) likelihood of each word by itself
-    best: np.ndarray  # (nodes,) the greatest of the words there and below
+    key: np.ndarray  # hash table: node * _LETTERS + letter, or EMPTY
+    child: np.ndarray  # the same table's values: the node that a letter leads to
+    word: np.ndarray  # (nodes,) number of the word that is spelled there; where there is none, of <unk>
+    below: np.ndarray  # (nodes,) log10 likelihood of the likeliest longer word that begins so
+    piece_letters: np.ndarray  # code points of all pieces, one after the other
+    piece_first: np.ndarray  # (classes + 1,) where each piece's begin
+    begins: np.ndarray  # (classes,) whether a piece begins a word, with the space mark
+    is_text: np.ndarray  # (classes,) whether it stands for any text: not the blank, <unk> and the like
 
 
-def spell(words: list[str], likelihoods: Sequence[float], tokenizer: Tokenizer) -> dict[tuple[int, ...], int]:
-    """The words' numbers by their pieces. Of words with one spelling, the likeliest stands.
+def make_lexicon(words: Sequence[str], likelihoods: np.ndarray, tokenizer: Tokenizer) -> Lexicon:
+    """The tree of an LM's words.
 
-    A word with letters that the acoustic model never saw cannot be recognised: it is left out.
+    A word with a letter that no piece has cannot be recognised: it is left out.
+
+    Args:
+        words: numbered from 0; <unk> has the number after the last.
+        likelihoods: (words,) log10 probability of each by itself.
+        tokenizer: the acoustic model's.
     """
-    numbers: dict[tuple[int, ...], int] = {}
-    for number, spelling in enumerate(map(tuple, tokenizer.encode_all(words))):
-        if not spelling or tokenizer.unknown in spelling:
-            continue
-        if spelling not in numbers or likelihoods[number] > likelihoods[numbers[spelling]]:
-            numbers[spelling] = number
-    return numbers
-
-
-def unigrams(model: kenlm.Model, words: list[str]) -> list[float]:
-    """The words' log10 probabilities by themselves."""
-    return [model.score(word, bos=False, eos=False) for word in words]
-
-
-def make_lexicon(spellings: Mapping[tuple[int, ...], int], likelihoods: Sequence[float]) -> Lexicon:
-    """The tree of ``spell``'s words, with the likelihood of each."""
-    edges: dict[tuple[int, int], int] = {}
-    word, best = [-1], [max((likelihoods[number] for number in spellings.values()), default=-np.inf)]
-    for spelling, number in spellings.items():
-        node = ROOT
-        for piece in spelling:
-            node = edges.setdefault((node, piece), len(word))
-            if node == len(word):
-                word.append(-1)
-                best.append(-np.inf)
-            best[node] = max(best[node], likelihoods[number])
-        word[node] = number
-    order = sorted(edges)
-    parents = np.array([parent for parent, _ in order], dtype=np.int64)
-    return Lexicon(
-        first=np.searchsorted(parents, np.arange(len(word) + 1)),
-        piece=np.array([piece for _, piece in order], dtype=np.int64),
-        child=np.array([edges[edge] for edge in order], dtype=np.int64),
-        word=np.array(word, dtype=np.int64),
-        alone=np.array(likelihoods, dtype=np.float64),
-        best=np.array(best),
+    spoken = tokenizer.spoken()
+    begins = np.array([text.startswith(SPACE) for text in spoken])
+    pieces = [text.removeprefix(SPACE) for text in spoken]
+    alphabet = set("".join(pieces))
+    numbers = [number for number, word in enumerate(words) if word and alphabet.issuperset(word)]
+    numbers.sort(key=words.__getitem__)
+    letters, first = _code_points([words[number] for number in numbers])
+    key, child, word, below = _make_tree(
+        letters, first, np.array(numbers, np.int64), np.asarray(likelihoods, np.float64), len(words)
     )
+    return Lexicon(
+        key, child, word, below, *_code_points(pieces), begins, np.array([text != "" for text in spoken])
+    )
+
+
+def _code_points(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The letters of all texts, one after the other, and where each text begins, with the end of the last."""
+    letters = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32).astype(np.int64)
+    return letters, np.cumsum([0, *map(len, texts)])
+
+
+@compiled
+def _make_tree(letters, first, numbers, likelihoods, unknown):
+    """Key, child, word and below of the tree of sorted words."""
+    longest, nodes = 0, 2  # the root, and the one for what is in no word
+    shared = np.zeros(len(numbers), np.int64)  # letters that a word shares with the one before
+    for i in range(len(numbers)):
+        length, same = first[i + 1] - first[i], 0
+        if i:
+            most = min(length, first[i] - first[i - 1])
+            while same < most and letters[first[i] + same] == letters[first[i - 1] + same]:
+                same += 1
+        shared[i] = same
+        nodes += length - same
+        longest = max(longest, length)
+    capacity = 2
+    while capacity < 2 * nodes:
+        capacity *= 2
+    key, child = np.full(capacity, EMPTY, np.int64), np.zeros(capacity, np.int64)
+    word, below = np.full(nodes, unknown, np.int64), np.full(nodes, -np.inf)
+    path = np.zeros(longest + 1, np.int64)  # nodes along the word at hand
+    n = 1
+    for i in range(len(numbers)):
+        length = first[i + 1] - first[i]
+        for place in range(length):
+            if place >= shared[i]:
+                edge = path[place] * _LETTERS + letters[first[i] + place]
+                slot = slot_of(key, edge)
+                while key[slot] != EMPTY:
+                    slot = (slot + 1) & (capacity - 1)
+                key[slot], child[slot] = edge, n
+                path[place + 1] = n
+                n += 1
+            below[path[place]] = max(below[path[place]], likelihoods[numbers[i]])
+        word[path[length]] = numbers[i]
+    return key, child, word, below
+
+
+@compiled
+def walk(lexicon: Lexicon, node: int, piece: int) -> int:
+    """The node that a piece leads to."""
+    outside = len(lexicon.word) - 1
+    for place in range(lexicon.piece_first[piece], lexicon.piece_first[piece + 1]):
+        if node == outside:
+            break
+        edge = node * _LETTERS + lexicon.piece_letters[place]
+        slot = slot_of(lexicon.key, edge)
+        while lexicon.key[slot] != edge:
+            if lexicon.key[slot] == EMPTY:
+                return outside
+            slot = (slot + 1) & (len(lexicon.key) - 1)
+        node = lexicon.child[slot]
+    return node

@@ -1,21 +1,25 @@
-"""CTC prefix beam search over a lexicon with a word n-gram LM, as plainly as it can be written.
+"""CTC prefix beam search with a word n-gram LM and an open vocabulary, as plainly as it can be written.
 
 The oracle of the fast search in search.py: the tests and benchmarks/decoders.py hold the two together.
 Hannun et al., "First-Pass Large Vocabulary Continuous Speech Recognition using Bi-Directional Recurrent
-DNNs", arXiv 1408.2873, Algorithm 1, with the words' spellings as the only ways to go on.
+DNNs", arXiv 1408.2873, Algorithm 1. A prefix is a sequence of pieces; it spells its words, and the LM judges
+a word when the next one begins.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 
 import kenlm
 import numpy as np
 
+from asr.data.tokenizer import SPACE
+from asr.decoding.weights import Weights
 from asr.model.ctc import BLANK
 
-# Words that are complete, and pieces of the one that is not.
-Prefix = tuple[tuple[str, ...], tuple[int, ...]]
+Prefix = tuple[int, ...]
+# Score and LM state of a prefix's words before the last, and the letters of the last, which may go on.
+Reading = tuple[float, kenlm.State, str]
 
 
 def log_add(a: float, b: float) -> float:
@@ -26,99 +30,108 @@ def log_add(a: float, b: float) -> float:
 
 def prefix_beam_search(
     log_probs: np.ndarray,
-    spellings: Mapping[tuple[int, ...], str],
+    spoken: Sequence[str],
+    words: Iterable[str],
     model: kenlm.Model,
-    lm_weight: float,
-    word_score: float,
+    weights: Weights,
     beam: int,
     merge: bool = True,
-) -> tuple[list[str], float]:
-    """The best words and their score in nats.
+    floor: float = -math.inf,
+) -> tuple[list[int], float]:
+    """The best pieces and their score in nats, ``Weights``'s.
 
-    score(words) = log P_ctc(words | audio) + lm_weight ln P_lm(words </s>) + word_score * number of words,
-    where P_ctc sums over all alignments (those that the beam kept).
+    P_ctc sums over all alignments of the pieces (those that the beam kept); of a word's spellings the
+    likeliest counts.
 
     Args:
         log_probs: (N, classes), natural logarithms.
-        spellings: words by their pieces.
+        spoken: (classes,) what each class stands for, ``Tokenizer.spoken``'s.
+        words: the LM's; all others are unknown to it.
         model: LM.
-        lm_weight, word_score: see above.
+        weights: see there.
         beam: prefixes kept after each frame.
-        merge: of prefixes that end in the same pieces and whose words the LM can no longer tell apart, keep
-            the likeliest only, else the beam fills with what differs long ago.
+        merge: of prefixes that end in the same piece and whose words, and what may become of the last, the LM
+            can no longer tell apart, keep the likeliest only, else the beam fills with what differs long ago.
+        floor: pieces less likely in a frame are not tried there, to save time.
     """
-    pieces_after = defaultdict(set)  # beginning of a spelling -> pieces that go on from it
-    for spelling in spellings:
-        for place, piece in enumerate(spelling):
-            pieces_after[spelling[:place]].add(piece)
-    # What a word in the making is ranked by, else the beam would fill with words that nobody has judged yet:
-    # the likeliest word that begins so. It is no part of its score.
-    ahead: dict[tuple[int, ...], float] = {(): 0.0}
-    for spelling, word in spellings.items():
-        likelihood = lm_weight * math.log(10) * model.score(word, bos=False, eos=False) + word_score
-        for place in range(1, len(spelling) + 1):
-            ahead[spelling[:place]] = max(likelihood, ahead.get(spelling[:place], -math.inf))
-    pieces_of = {word: spelling for spelling, word in spellings.items()}
+    letters = set("".join(spoken))
+    words = {word for word in words if letters.issuperset(word)}
 
+    def alone(word: str) -> float:
+        return weights.of_word(model.score(word, bos=False, eos=False), word not in words)
+
+    # What a word in the making is ranked by besides the word that it is already, else the beam would fill
+    # with words that nobody has judged yet: the likeliest longer word that begins so. It is no part of its
+    # score.
+    unknown = alone("<unk>")
+    below: dict[str, float] = {}
+    for word in words:
+        likelihood = max(alone(word), unknown)
+        for place in range(1, len(word)):
+            below[word[:place]] = max(likelihood, below.get(word[:place], unknown))
+
+    def judge(reading: Reading) -> tuple[float, kenlm.State]:
+        """Score and LM state with the last word."""
+        score, state, word = reading
+        if not word:
+            return score, state
+        longer = kenlm.State()
+        log10 = model.BaseScore(state, word if word in words else "<unk>", longer)
+        return score + weights.of_word(log10, word not in words), longer
+
+    def go_on(reading: Reading, piece: str) -> Reading:
+        if piece.startswith(SPACE):
+            return *judge(reading), piece.removeprefix(SPACE)
+        return *reading[:2], reading[2] + piece
+
+    def prospect(reading: Reading) -> float:
+        """Score with the last word as it is, or as it may become."""
+        score, _, word = reading
+        now = judge(reading)[0]
+        return max(now, score + below.get(word, unknown)) if word else now
+
+    def future(prefix: Prefix) -> tuple:
+        """What all that may follow depends on."""
+        _, state, word = readings[prefix]
+        known = not word or word in words or word in below
+        return state, word if known else None, prefix[-1:]
+
+    # Log-probability of all alignments of a prefix that end in a blank, and of those that end in its piece.
+    found: dict[Prefix, list[float]] = {(): [0.0, -math.inf]}
     start = kenlm.State()
     model.BeginSentenceWrite(start)
-    lm_scores = {(): (0.0, start)}  # words -> score, state
-
-    def lm_score(words: tuple[str, ...]) -> tuple[float, kenlm.State]:
-        if words not in lm_scores:
-            score, state = lm_score(words[:-1])
-            longer = kenlm.State()
-            log10 = model.BaseScore(state, words[-1], longer)
-            lm_scores[words] = score + lm_weight * math.log(10) * log10 + word_score, longer
-        return lm_scores[words]
-
-    def end_score(words: tuple[str, ...]) -> float:
-        score, state = lm_score(words)
-        return score + lm_weight * math.log(10) * model.BaseScore(state, "</s>", kenlm.State())
-
-    def rank(prefix: Prefix) -> float:
-        words, begun = prefix
-        return log_add(*after[prefix]) + lm_score(words)[0] + ahead[begun]
-
-    def last_piece(prefix: Prefix) -> int:
-        words, begun = prefix
-        return begun[-1] if begun else (pieces_of[words[-1]][-1] if words else BLANK)
-
-    def without_copies(prefixes: list[Prefix]) -> list[Prefix]:
-        """Of those with the same future, the first."""
-        kept = {}
-        for words, begun in prefixes:
-            kept.setdefault((lm_score(words)[1], begun, last_piece((words, begun))), (words, begun))
-        return list(kept.values())
-
-    # Log-probability of all alignments of a prefix that end in a blank, and of those that end in a piece.
-    found: dict[Prefix, list[float]] = {((), ()): [0.0, -math.inf]}
+    readings: dict[Prefix, Reading] = {(): (0.0, start, "")}
     for frame in log_probs.tolist():
         after: dict[Prefix, list[float]] = defaultdict(lambda: [-math.inf, -math.inf])
+        pieces = [piece for piece, text in enumerate(spoken) if text and frame[piece] >= floor]
         for prefix, (in_blank, in_piece) in found.items():
-            words, begun = prefix
-            either, last = log_add(in_blank, in_piece), last_piece(prefix)
+            either, last = log_add(in_blank, in_piece), prefix[-1] if prefix else BLANK
             stay = after[prefix]
             stay[0] = log_add(stay[0], either + frame[BLANK])
-            if last != BLANK:
+            if prefix:
                 stay[1] = log_add(stay[1], in_piece + frame[last])
-            for piece in pieces_after[begun]:
-                longer = (*begun, piece)
+            for piece in pieces:
+                longer = (*prefix, piece)
+                if longer not in readings:
+                    readings[longer] = go_on(readings[prefix], spoken[piece])
                 # The same piece twice is a repetition in sound only with a blank in between.
                 mass = (in_blank if piece == last else either) + frame[piece]
-                if longer in pieces_after:
-                    other = after[words, longer]
-                    other[1] = log_add(other[1], mass)
-                if longer in spellings:
-                    other = after[(*words, spellings[longer]), ()]
-                    other[1] = log_add(other[1], mass)
-        best_first = sorted(after, key=rank, reverse=True)
+                after[longer][1] = log_add(after[longer][1], mass)
+        ranks = {prefix: log_add(*masses) + prospect(readings[prefix]) for prefix, masses in after.items()}
+        best_first = sorted(after, key=ranks.get, reverse=True)
         if merge:
-            best_first = without_copies(best_first)
+            alike: dict[tuple, Prefix] = {}
+            for prefix in best_first:
+                alike.setdefault(future(prefix), prefix)
+            best_first = list(alike.values())
         found = {prefix: after[prefix] for prefix in best_first[:beam]}
-    complete = {words: log_add(*score) for (words, begun), score in found.items() if not begun}
-    if not complete:  # the end lies inside a word
-        best = max(found, key=rank)
-        return list(best[0]), rank(best)
-    best = max(complete, key=lambda words: complete[words] + end_score(words))
-    return list(best), float(complete[best] + end_score(best))
+        readings = {prefix: readings[prefix] for prefix in found}
+
+    def whole(prefix: Prefix) -> float:
+        """Score with the last word and the end."""
+        score, state = judge(readings[prefix])
+        end = weights.decimal * model.BaseScore(state, "</s>", kenlm.State())
+        return log_add(*found[prefix]) + score + end
+
+    best = max(found, key=whole)
+    return list(best), whole(best)

@@ -27,6 +27,7 @@ from asr.decoding.alignment import Word, best_path, collapse, forced_path, words
 from asr.decoding.captions import Transcript, as_json, as_srt, as_text, as_vtt
 from asr.decoding.pauses import LONGEST, cut_at_pauses
 from asr.decoding.posteriors import log_probs_of
+from asr.decoding.weights import Weights
 from asr.errors import FULL, UserError, report
 from asr.files import atomic_write
 from asr.model.frames import FRAME_SECONDS
@@ -70,7 +71,7 @@ class LMDecoder:
     Args:
         tokenizer: the acoustic model's.
         pool: to search in; entered.
-        lm_weight, word_score: see ``BeamDecoder``.
+        weights: how the LM counts.
         together: segments searched at a time.
         longest: frames of a segment at most.
     """
@@ -79,13 +80,12 @@ class LMDecoder:
         self,
         tokenizer: Tokenizer,
         pool: "BeamPool",
-        lm_weight: float,
-        word_score: float,
+        weights: Weights,
         together: int,
         longest: int = LONGEST,
     ) -> None:
         self.tokenizer, self.pool, self.together, self.longest = tokenizer, pool, together, longest
-        self.weights = lm_weight, word_score
+        self.weights = weights
 
     def __call__(self, recordings: Sequence[Parts], seconds: float) -> list[Spoken]:
         """Decode recordings that last so many ``seconds`` in all."""
@@ -99,18 +99,14 @@ class LMDecoder:
         frames = [0] * len(recordings)  # decoded of each
         with seconds_bar("beam search", seconds) as bar:
             while group := list(islice(segments, self.together)):
-                found = self.pool.decode([segment for _, segment in group], *self.weights)
-                for (number, segment), text in zip(group, found, strict=True):
-                    texts[number] += text.split()
-                    words[number] += self._align(segment, text, frames[number])
+                found = self.pool.decode([segment for _, segment in group], self.weights)
+                for (number, segment), pieces in zip(group, found, strict=True):
+                    texts[number] += self.tokenizer.decode(pieces).split()
+                    path = forced_path(segment, pieces)
+                    words[number] += words_on_path(path, self.tokenizer, frames[number])
                     frames[number] += len(segment)
                     bar.update(FRAME_SECONDS * len(segment))
         return [(" ".join(text), times) for text, times in zip(texts, words, strict=True)]
-
-    def _align(self, segment: np.ndarray, text: str, first: int) -> list[Word]:
-        # Word by word, as the lexicon spells them.
-        pieces = [piece for word in text.split() for piece in self.tokenizer.encode(word)]
-        return words_on_path(forced_path(segment, pieces), self.tokenizer, first)
 
 
 Decoder = GreedyDecoder | LMDecoder

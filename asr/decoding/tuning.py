@@ -1,17 +1,27 @@
-"""LM weight and word score, tuned on dev and nowhere else."""
+"""LM weight, word score and unknown penalty, tuned on dev and nowhere else."""
 
 from collections.abc import Callable
+from itertools import product
 
 from tqdm import tqdm
 
+from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError
 
-LM_WEIGHTS = (0.2, 0.5, 0.9, 1.4)
-WORD_SCORES = (0.0, 1.0, 2.0, 3.0)
-UNTUNED = (0.5, 1.0)  # where there is no dev set
+UNTUNED = Weights(0.3, 1.5, 2.0)  # where there is no dev set
+# Where the search begins, its steps along each axis, the coarsest first, and its bounds.
+BEGINNING = tuple(Weights(*point) for point in product((0.2, 0.5, 1.0), (0.0, 1.5), (4.0,)))
+STEPS = (Weights(0.4, 1.0, 4.0), Weights(0.2, 0.5, 2.0), Weights(0.1, 0.25, 1.0))
+LEAST, MOST = Weights(0.0, -5.0, -20.0), Weights(5.0, 15.0, 40.0)
+# LM weight and word score pull against each other (a heavier LM deletes words, a higher score brings them
+# back): along the axes alone the search would get stuck in the valley between them.
+DIRECTIONS = [
+    *(tuple(sign if axis == moved else 0 for axis in range(3)) for moved in range(3) for sign in (-1, 1)),
+    (-1, -1, 0),
+    (1, 1, 0),
+]
 
-
-Surface = dict[tuple[float, float], float]  # (LM weight, word score) -> WER on dev
+Surface = dict[Weights, float]  # WER on dev
 
 
 def check_dev(split: str) -> None:
@@ -20,46 +30,87 @@ def check_dev(split: str) -> None:
         raise UserError(f"--tune-on {split}: weights are never tuned on test data; name a dev split")
 
 
-def tune(wer: Callable[[float, float], float]) -> tuple[float, float, Surface]:
-    """Try a grid of LM weights and word scores, then twice the neighbours of the best, closer each time.
+def tune(wer: Callable[[Weights], float]) -> tuple[Weights, Surface]:
+    """Try a few points, then go to a better neighbour while there is one, in ever smaller steps.
 
-    The two pull against each other (a heavier LM deletes words, a higher score brings them back), so
-    searching one after the other gets stuck.
+    So the best point has neighbours all around that were tried, save where LEAST or MOST end the search
+    (``at_bounds``). GREEDY is always among the points: nothing worse on dev can come out.
 
     Args:
-        wer: word error rate on dev at (lm_weight, word_score).
+        wer: word error rate on dev.
 
     Returns:
-        the best pair, and every pair tried with its error rate. Ties go to the smaller LM weight.
+        the best point, and every point tried with its error rate. Ties go to the smaller LM weight.
     """
     tried: Surface = {}
-    points = [(weight, score) for weight in LM_WEIGHTS for score in WORD_SCORES]
-    with tqdm(desc="tuning on dev", total=len(points) + 8, unit="point", leave=False, disable=None) as bar:
-        for weight_step, score_step in ((0.0, 0.0), (0.2, 0.5), (0.1, 0.25)):
-            if tried:
-                weight, score = _best(tried)
-                points = [(round(weight + step, 3), score) for step in (-weight_step, weight_step)]
-                points += [(weight, score + step) for step in (-score_step, score_step)]
+    with tqdm(desc="tuning on dev", unit="point", leave=False, disable=None) as bar:
+
+        def best_with(points: list[Weights]) -> Weights:
             for point in points:
-                if point not in tried and point[0] >= 0:
-                    tried[point] = wer(*point)
+                if point not in tried:
+                    tried[point] = wer(point)
                     bar.update()
-    return *_best(tried), tried
+            return _best(tried)
+
+        best = best_with([GREEDY, *BEGINNING])
+        for step in STEPS:
+            before = None
+            while best != before:
+                before, best = best, best_with(_neighbours(best, step))
+    return best, tried
 
 
-def _best(tried: Surface) -> tuple[float, float]:
+def _neighbours(point: Weights, step: Weights) -> list[Weights]:
+    """One step away in each direction, within the bounds."""
+    moved = (
+        Weights(*(round(value + s * size, 3) for value, s, size in zip(point, direction, step, strict=True)))
+        for direction in DIRECTIONS
+    )
+    return [
+        other
+        for other in moved
+        if all(low <= value <= high for low, value, high in zip(LEAST, other, MOST, strict=True))
+    ]
+
+
+def at_bounds(point: Weights) -> list[str]:
+    """Which of its numbers a bound of the search kept from going on, as "LM weight 5".
+
+    (An LM weight of 0 is none: there is nothing beyond.)
+    """
+    names = ("LM weight", "word score", "unknown penalty")
+    return [
+        f"{name} {value:g}"
+        for name, value, low, high in zip(names, point, LEAST, MOST, strict=True)
+        if value == high or (value == low and low < 0)
+    ]
+
+
+def _best(tried: Surface) -> Weights:
     return min(tried, key=lambda point: (tried[point], point))
 
 
 def format_surface(tried: Surface) -> str:
-    """The points tried as a table of WER: a line for each LM weight, a column for each word score."""
-    weights, scores = (sorted({point[axis] for point in tried}) for axis in (0, 1))
+    """The points tried as tables of WER.
+
+    A line for each LM weight and a column for each word score, with the best of the penalties tried there;
+    then the penalties at the best point's LM weight and word score.
+    """
     best = _best(tried)
+    plane: dict[tuple[float, float], float] = {}
+    for (weight, score, _), wer in tried.items():
+        plane[weight, score] = min(wer, plane.get((weight, score), wer))
+    weights, scores = (sorted({point[axis] for point in plane}) for axis in (0, 1))
     lines = ["LM weight \\ word score" + "".join(f"{score:9g}" for score in scores)]
     for weight in weights:
-        cells = []
-        for point in ((weight, score) for score in scores):
-            cell = f"{tried[point]:.2f}" if point in tried else "."
-            cells.append(f"{cell}{'*' if point == best else ' '}".rjust(9))
+        cells = [_cell(plane.get((weight, score)), (weight, score) == best[:2]) for score in scores]
         lines.append(f"{weight:22g}" + "".join(cells).rstrip())
+    line = {penalty: wer for (*point, penalty), wer in sorted(tried.items()) if (*point,) == best[:2]}
+    lines.append("unknown penalty".ljust(22) + "".join(f"{penalty:9g}" for penalty in line))
+    cells = [_cell(wer, penalty == best.unknown_penalty) for penalty, wer in line.items()]
+    lines.append(" " * 22 + "".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _cell(wer: float | None, best: bool) -> str:
+    return f"{'.' if wer is None else f'{wer:.2f}'}{'*' if best else ' '}".rjust(9)

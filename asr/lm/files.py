@@ -37,11 +37,13 @@ _PARAMETERS = struct.Struct("<B3xfI?3xI")
 _UNIGRAMS = struct.Struct("<Q")
 
 
-def load(path: str | Path) -> kenlm.Model:
-    """Load a KenLM binary, mapped, or an ARPA file, without KenLM's progress on stderr.
+def load(path: str | Path, mapped: bool = False) -> kenlm.Model:
+    """Load a KenLM binary or an ARPA file, without KenLM's progress on stderr.
 
-    A mapped binary is in memory once, however many processes load it. One that is overwritten meanwhile ends
-    those processes, or changes their scores: ``verify`` afterwards says whether that happened.
+    Args:
+        mapped: a binary is in memory once, however many processes load it. One that is overwritten meanwhile
+            ends those processes, or changes their scores: ``verify`` afterwards says whether that happened.
+            Otherwise it is copied, and its file may do what it likes.
 
     Raises:
         UserError: the file is missing, empty, not a language model, or a binary that ``verify`` refuses.
@@ -51,7 +53,7 @@ def load(path: str | Path) -> kenlm.Model:
     config = kenlm.Config()
     config.show_progress = False
     config.arpa_complain = kenlm.ARPALoadComplain.NONE
-    config.load_method = kenlm.LoadMethod.POPULATE_OR_LAZY
+    config.load_method = kenlm.LoadMethod.POPULATE_OR_LAZY if mapped else kenlm.LoadMethod.READ
     try:
         return kenlm.Model(str(path), config)
     except UnicodeDecodeError:  # in KenLM's message, which quotes the file

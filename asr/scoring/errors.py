@@ -67,6 +67,11 @@ def score(references: Sequence[str], hypotheses: Sequence[str], seed: int = 0) -
     )
 
 
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """``score``'s WER, alone: no intervals, no characters."""
+    return sum_errors([word_errors(*pair) for pair in zip(references, hypotheses, strict=True)]).rate
+
+
 def word_errors(reference: str, hypothesis: str) -> Errors:
     """Edits that turn the reference into the hypothesis. Either may be empty."""
     reference, hypothesis = as_scored(reference), as_scored(hypothesis)

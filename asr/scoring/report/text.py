@@ -36,8 +36,9 @@ def about(system: System) -> list[tuple[str, str]]:
     if "lm_weight" in known:
         tuned = known.get("tuned_on") or []
         how = f"tuned on {' + '.join(map(str, tuned))}" if tuned else "not tuned"
-        weights = f"LM weight {known['lm_weight']}, word score {known.get('word_score', '')}, {how}"
-        lines.append(("LM", weights))
+        named = {"lm_weight": "LM weight", "word_score": "word score", "unknown_penalty": "unknown penalty"}
+        weights = [f"{name} {known[field]}" for field, name in named.items() if field in known]
+        lines.append(("LM", ", ".join([*weights, how])))
     lines.append(("command", str(known.get("command", ""))))
     return [(name, value) for name, value in lines if value]
 

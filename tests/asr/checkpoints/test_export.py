@@ -100,6 +100,7 @@ def write_results(folder, **changes):
         "command": "python decode.py --checkpoint exp/mine/best.ckpt --lm 3gram.bin",
         "lm_weight": 0.7,
         "word_score": 1.5,
+        "unknown_penalty": 4.0,
         "tuned_on": ["dev"],
         "rows": [ROW, ROW | {"lm": "3gram|x", "wer": 9.0}],
     }
@@ -117,7 +118,7 @@ def test_the_card_has_the_table_and_the_command(checkpoint, folder, tmp_path):
     assert "| test | none | 12.35 | 10.0 - 15.0 | 4.50 | 10 | 1 | 1 | 100 |" in card
     assert r"| test | 3gram\|x | 9.00 |" in card
     assert "    python decode.py --checkpoint exp/mine/best.ckpt --lm 3gram.bin\n" in card
-    assert "LM weight 0.7, word score 1.5, tuned on dev" in card
+    assert "LM weight 0.7, word score 1.5, unknown penalty 4, tuned on dev" in card
     for words in ("mala", "rotary", "16000 Hz", "--audio", "--init", "licence", "To be stated"):
         assert words in card
     assert "{" not in card and "No table" not in card

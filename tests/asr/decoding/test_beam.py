@@ -3,22 +3,30 @@ import math
 import multiprocessing
 import os
 import shutil
+from collections import defaultdict
 from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.decoding.beam import BeamDecoder, BeamPool
+from asr.decoding.greedy import greedy
 from asr.decoding.prefix_beam import prefix_beam_search
-from asr.decoding.tuning import check_dev, format_surface, tune
+from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError
 from asr.lm import build as lm
 from asr.lm import files as lm_files
 
+CLOSED = 50.0
 TEXT = ["THE CAT SAT", "THE CAT RAN", "A DOG SAT", "THE DOG SAT ON THE CAT", "A CAT RAN"] * 10
+
+
+# With words that the LM does not have, and one that has other words' beginnings in it.
+OPEN = ["THE GOAT SAT", "A CATERAN RAN", "THED OG", "TOAD"]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +44,12 @@ def model(tmp_path_factory):
 
 def posteriors(tokenizer, text: str, hold: int = 3, sure: float = 6.0, seed: int = 0) -> np.ndarray:
     """Frames that spell a text: each piece ``hold`` frames long, blanks between, a little noise."""
+    return frames(tokenizer, tokenizer.encode(text), hold, sure, seed)
+
+
+def frames(tokenizer, pieces: list[int], hold: int = 3, sure: float = 6.0, seed: int = 0) -> np.ndarray:
     classes = []
-    for number in tokenizer.encode(text):
+    for number in pieces:
         classes += [0] + [number] * hold
     logits = np.random.default_rng(seed).normal(size=(len(classes) + 1, tokenizer.pieces + 1))
     logits[np.arange(len(classes)), classes] += sure
@@ -45,100 +57,132 @@ def posteriors(tokenizer, text: str, hold: int = 3, sure: float = 6.0, seed: int
     return (logits - np.log(np.exp(logits).sum(1, keepdims=True))).astype(np.float32)
 
 
+@cache
+def decoder_of(model, tokenizer, beam: int = 100) -> BeamDecoder:
+    return BeamDecoder(model, tokenizer, beam)
+
+
+def words_of(tokenizer, model, log_probs: np.ndarray, *weights: float) -> str:
+    return tokenizer.decode(decoder_of(model, tokenizer).decode(log_probs, Weights(*weights)))
+
+
 @pytest.mark.parametrize("hold", [1, 2, 5])
 @pytest.mark.parametrize("sentence", sorted(set(TEXT)))
 def test_sure_posteriors_are_read_whatever_the_pieces_length(tokenizer, model, sentence, hold):
-    decoder = BeamDecoder(model, tokenizer)
-    assert decoder.decode(posteriors(tokenizer, sentence, hold), lm_weight=0.5, word_score=0.0) == sentence
+    assert words_of(tokenizer, model, posteriors(tokenizer, sentence, hold), 0.5, 0.0, 5.0) == sentence
 
 
 def test_the_lm_decides_where_the_sound_does_not(tokenizer, model):
     """Noise drowns the words; with enough LM weight only its own sentences come out."""
-    decoder = BeamDecoder(model, tokenizer)
     noisy = posteriors(tokenizer, "THE CAT SAT", sure=1.5, seed=3)
-    assert decoder.decode(noisy, lm_weight=2.0, word_score=0.0) in set(TEXT)
+    assert words_of(tokenizer, model, noisy, 2.0, 0.0, CLOSED) in set(TEXT)
 
 
-decoder_of = cache(BeamDecoder)
+@pytest.mark.parametrize("sentence", OPEN)
+def test_words_that_the_lm_does_not_have_are_found_until_they_cost_too_much(tokenizer, model, sentence):
+    sure = posteriors(tokenizer, sentence)
+    assert words_of(tokenizer, model, sure, 0.5, 0.0, 2.0) == sentence
+    closed = words_of(tokenizer, model, sure, 0.5, 0.0, CLOSED)
+    assert closed != sentence and set(closed.split()) <= set(lm_files.vocabulary(model))
+
+
+def test_a_word_has_every_spelling(tokenizer, model):
+    """Also the one letter by letter, which the tokenizer never chooses, found as it was said."""
+    number = {tokenizer.piece(i): i for i in range(1, tokenizer.pieces + 1)}
+    pieces = [number[letter] for letter in "\u2581CAT\u2581RAN"]
+    assert pieces != tokenizer.encode("CAT RAN")
+    decoder = decoder_of(model, tokenizer)
+    assert decoder.decode(frames(tokenizer, pieces), Weights(0.5, 0.0, CLOSED)) == pieces
+    assert tokenizer.decode(pieces) == "CAT RAN"
+
+
+@given(st.integers(0, 10_000), st.floats(0.0, 6.0), st.sampled_from([*TEXT[:5], *OPEN]))
+@settings(max_examples=30, deadline=None)
+def test_without_weights_the_best_path_is_taken(tokenizer, model, seed, sure, text):
+    log_probs = posteriors(tokenizer, text, sure=sure, seed=seed)
+    [best] = greedy(torch.from_numpy(log_probs)[None], torch.tensor([len(log_probs)]))
+    assert decoder_of(model, tokenizer).decode(log_probs, GREEDY) == best
 
 
 @given(
     seed=st.integers(0, 10_000),
     sure=st.floats(0.0, 6.0),
-    text=st.sampled_from(sorted(set(TEXT))),
-    weights=st.sampled_from([(0.3, 0.0), (0.7, 0.5), (1.4, 2.0)]),
+    text=st.sampled_from([*sorted(set(TEXT)), *OPEN]),
+    weights=st.sampled_from(
+        [(0.3, 0.0, 0.0), (0.7, 0.5, 3.0), (1.4, 2.0, 6.0), (0.7, 0.5, CLOSED), (0.0, 1.0, -2.0)]
+    ),
     beam=st.sampled_from([10, 100]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_search_finds_what_the_plain_one_finds(tokenizer, model, seed, sure, text, weights, beam):
-    log_probs = posteriors(tokenizer, text, sure=sure, seed=seed)
-    words, score = decoder_of(model, tokenizer, beam).decode_scored(log_probs, *weights)
-    spellings = {tuple(tokenizer.encode(word)): word for word in lm_files.vocabulary(model)}
-    plain, plain_score = prefix_beam_search(log_probs, spellings, lm_files.load(model), *weights, beam)
+    log_probs = posteriors(tokenizer, text, hold=2, sure=sure, seed=seed)
+    pieces, score = decoder_of(model, tokenizer, beam).decode_scored(log_probs, Weights(*weights))
+    plain, plain_score = prefix_beam_search(
+        log_probs,
+        tokenizer.spoken(),
+        lm_files.vocabulary(model),
+        lm_files.load(model),
+        Weights(*weights),
+        beam,
+    )
     # It leaves out what is too unlikely to matter, no more.
-    assert words == " ".join(plain)
+    assert pieces == plain
     assert score == pytest.approx(plain_score, abs=1e-2)
 
 
 def test_what_was_decoded_before_changes_nothing(tokenizer, model):
     one, other = (posteriors(tokenizer, text, sure=2.0, seed=5) for text in TEXT[3:5])
-    decoder = BeamDecoder(model, tokenizer)
-    first = decoder.decode_scored(one, 0.7, 0.5)
+    decoder, weights = BeamDecoder(model, tokenizer), Weights(0.7, 0.5, 3.0)
+    first = decoder.decode_scored(one, weights)
     for item in (other, np.full_like(one, np.nan), other[:0]):
-        decoder.decode_scored(item, 0.9, 1.0)
-    assert decoder.decode_scored(one, 0.7, 0.5) == first
+        decoder.decode_scored(item, Weights(0.9, 1.0, 1.0))
+    assert decoder.decode_scored(one, weights) == first
 
 
 def test_another_models_posteriors_are_refused(tokenizer, model):
     with pytest.raises(ValueError, match="the tokenizer has"):
-        decoder_of(model, tokenizer).decode(np.zeros((5, tokenizer.pieces), np.float32), 0.5, 0.0)
+        decoder_of(model, tokenizer).decode_scored(np.zeros((5, tokenizer.pieces), np.float32), GREEDY)
 
 
-def test_the_plain_search_sums_over_all_alignments():
-    """Against every path of a few frames, one by one; with an LM that does not count."""
-    spellings = {(1,): "A", (1, 2): "AB", (2, 2): "BB", (3,): "C"}
-    by_word = {word: spelling for spelling, word in spellings.items()}
+class Flat:
+    """An LM to which all words are alike."""
+
+    def BeginSentenceWrite(self, state):
+        pass
+
+    def BaseScore(self, *_):
+        return -1.0
+
+    def score(self, *_, **__):
+        return -1.0
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (0.2, 0.7, 1.0), (0.0, 2.0, -1.5)])
+def test_the_plain_search_sums_over_all_alignments(weights):
+    """Against every path of a few frames, one by one."""
+    spoken, weights = ["", "\u2581A", "B", "\u2581"], Weights(*weights)
     log_probs = np.log(np.random.default_rng(3).dirichlet(np.ones(4), size=5))
-    sequences = {}
-    for count in range(6):
-        for words in itertools.product(by_word, repeat=count):
-            pieces = tuple(itertools.chain(*(by_word[word] for word in words)))
-            sequences.setdefault(pieces, []).append(words)
-    totals = dict.fromkeys(sequences, 0.0)
+    totals = defaultdict(float)
     for path in itertools.product(range(4), repeat=5):
         pieces = tuple(piece for piece, _ in itertools.groupby(path) if piece)
-        if pieces in totals:
-            totals[pieces] += np.exp(log_probs[np.arange(5), list(path)].sum())
-
-    class Flat:
-        def BeginSentenceWrite(self, state):
-            pass
-
-        def BaseScore(self, *_):
-            return 0.0
-
-        def score(self, *_, **__):
-            return 0.0
-
-    for word_score in (0.0, 0.7, 2.0):
-        found = prefix_beam_search(log_probs, spellings, Flat(), 0.0, word_score, beam=1000, merge=False)
-        words, score = found
-        scores = {
-            words: math.log(totals[pieces]) + word_score * len(words)
-            for pieces, ways in sequences.items()
-            if totals[pieces] > 0
-            for words in ways
-        }
-        assert score == pytest.approx(max(scores.values()))
-        assert scores[tuple(words)] == pytest.approx(score)
+        totals[pieces] += np.exp(log_probs[np.arange(5), list(path)].sum())
+    scores = {}
+    for pieces, total in totals.items():
+        words = "".join(spoken[piece] for piece in pieces).replace("\u2581", " ").split()
+        scores[pieces] = math.log(total) + sum(weights.of_word(-1.0, word != "AB") for word in words)
+    found, score = prefix_beam_search(log_probs, spoken, ["AB"], Flat(), weights, beam=2000, merge=False)
+    assert score == pytest.approx(max(scores.values()) - weights.decimal)
+    assert scores[tuple(found)] == pytest.approx(max(scores.values()))
 
 
 @pytest.mark.parametrize("beam", [1, 4, 100])
-def test_an_end_inside_a_word_loses_no_more_than_that_word(tokenizer, model, beam):
+@pytest.mark.parametrize("penalty", [3.0, CLOSED])
+def test_an_end_inside_a_word_loses_no_more_than_that_word(tokenizer, model, beam, penalty):
     whole = posteriors(tokenizer, "THE DOG SAT ON THE CAT", sure=9.0)
     decoder = BeamDecoder(model, tokenizer, beam)
     for end in range(20, len(whole)):
-        words, score = decoder.decode_scored(whole[:end], 0.5, 0.0)
+        pieces, score = decoder.decode_scored(whole[:end], Weights(0.5, 0.0, penalty))
+        words = tokenizer.decode(pieces)
         assert words and "THE DOG SAT ON THE CAT".startswith(words.rsplit(" ", 1)[0])
         assert math.isfinite(score)
 
@@ -146,67 +190,67 @@ def test_an_end_inside_a_word_loses_no_more_than_that_word(tokenizer, model, bea
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_posteriors_that_are_none_give_no_words(tokenizer, model, value):
     nothing = np.full((9, tokenizer.pieces + 1), value, np.float32)
-    assert decoder_of(model, tokenizer).decode(nothing, 0.5, 0.0) == ""
+    assert decoder_of(model, tokenizer).decode(nothing, Weights(0.5, 0.0, 3.0)) == []
 
 
 def test_more_lm_scores_than_the_memory_holds(tokenizer, model, monkeypatch):
     """It grows within an utterance, and is emptied between two."""
     items = [posteriors(tokenizer, text, sure=2.0, seed=7) for text in TEXT[:5]]
-    expected = [BeamDecoder(model, tokenizer).decode_scored(item, 0.7, 0.5) for item in items]
+    weights = Weights(0.7, 0.5, 3.0)
+    expected = [BeamDecoder(model, tokenizer).decode_scored(item, weights) for item in items]
     monkeypatch.setattr("asr.decoding.beam.MEMORY", 4)
     monkeypatch.setattr("asr.decoding.beam.ROOM", 4)
     decoder = BeamDecoder(model, tokenizer)
-    assert [decoder.decode_scored(item, 0.7, 0.5) for item in items] == expected
+    assert [decoder.decode_scored(item, weights) for item in items] == expected
 
 
-def test_no_frames_give_no_words(tokenizer, model):
-    assert (
-        BeamDecoder(model, tokenizer).decode(np.zeros((0, tokenizer.pieces + 1), np.float32), 0.5, 0.0) == ""
-    )
+@pytest.mark.parametrize("weights", [GREEDY, Weights(0.5, 0.0, 3.0)])
+def test_no_frames_give_no_words(tokenizer, model, weights):
+    nothing = np.zeros((0, tokenizer.pieces + 1), np.float32)
+    assert decoder_of(model, tokenizer).decode(nothing, weights) == []
 
 
 @pytest.mark.parametrize("change", ["cut", "written over"])
 def test_an_lm_that_changes_while_processes_map_it_is_named(tokenizer, model, tmp_path, change):
     """A process that reads mapped pages beyond a file's end is killed; others may get wrong scores."""
-    path = tmp_path / "lm.bin"
-    shutil.copy(model, path)
-    shutil.copy(f"{model}.sha256", f"{path}.sha256")
+    path, weights = copied(model, tmp_path), Weights(0.5, 0.0, 3.0)
     items = [posteriors(tokenizer, text, seed=seed) for seed, text in enumerate(TEXT)]
-    with BeamPool(path, tokenizer, jobs=2) as pool:
-        pool.decode(items[:8], 0.5, 0.0)
+    with BeamPool(path, tokenizer, jobs=2, alone=0) as pool:
+        pool.decode(items[:8], weights)
         if change == "cut":
             os.truncate(path, 0)
         else:
             path.write_bytes(path.read_bytes()[::-1])
         with pytest.raises(UserError, match=r"lm\.bin"):
-            pool.decode(items, 0.5, 0.0)
+            pool.decode(items, weights)
+
+
+def test_an_lm_that_changes_does_not_matter_to_this_process(tokenizer, model, tmp_path):
+    path, weights = copied(model, tmp_path), Weights(0.5, 0.0, 3.0)
+    items = [posteriors(tokenizer, text, seed=seed) for seed, text in enumerate(TEXT)]
+    with BeamPool(path, tokenizer) as pool:
+        os.truncate(path, 0)
+        assert pool.decode(items, weights) == BeamPool(model, tokenizer).decode(items, weights)
+
+
+def copied(model, folder):
+    for name in (model, f"{model}.sha256"):
+        shutil.copy(name, folder)
+    return folder / model.name
 
 
 def test_pool_gives_what_one_decoder_gives(tokenizer, model):
     items = [posteriors(tokenizer, text, seed=i) for i, text in enumerate(TEXT[:5])]
-    decoder = BeamDecoder(model, tokenizer)
-    expected = [decoder.decode(item, 0.5, 1.0) for item in items]
+    decoder, weights = BeamDecoder(model, tokenizer), Weights(0.5, 1.0, 3.0)
+    expected = [decoder.decode(item, weights) for item in items]
     frames = sum(map(len, items))
     with BeamPool(model, tokenizer, jobs=2, alone=2 * frames) as pool:
         for processes in (0, 0, 2, 2):  # once there is enough to do for more than this one
-            assert pool.decode(items, 0.5, 1.0) == expected
+            assert pool.decode(items, weights) == expected
             assert len(multiprocessing.active_children()) == processes
     with BeamPool(model, tokenizer, jobs=1, alone=0) as pool:
-        assert pool.decode(items, 0.5, 1.0) == expected
+        assert pool.decode(items, weights) == expected
         assert not multiprocessing.active_children()
-
-
-def test_a_lexicon_from_the_disk_gives_the_same_words_and_scores(tokenizer, model):
-    items = [posteriors(tokenizer, text, sure=2.0, seed=5) for text in TEXT[:5]]
-    found = []
-    for known in (False, True):
-        kept = list(model.parent.glob("*.lexicon"))
-        assert not known or len(kept) == 1
-        for path in kept if not known else []:
-            path.unlink()
-        decoder = BeamDecoder(model, tokenizer)
-        found.append([decoder.decode_scored(item, 0.7, 0.5) for item in items])
-    assert found[0] == found[1]
 
 
 def test_an_lm_that_is_none_is_named(tokenizer, tmp_path):
@@ -220,28 +264,3 @@ def test_an_lm_in_another_case_is_refused_with_advice(model):
     lower = Tokenizer(train_tokenizer([text.lower() for text in TEXT], 16, "unigram"))
     with pytest.raises(UserError, match="cannot spell 100 % of its words"):
         BeamPool(model, lower)
-
-
-@pytest.mark.parametrize("best", [(0.9, 1.0), (0.3, 2.0), (1.5, 0.5)])
-def test_tuning_finds_the_lowest(best):
-    # A valley along which weight and score make up for each other, as in real use.
-    def wer(weight: float, score: float) -> float:
-        across, along = score - best[1] - 2 * (weight - best[0]), weight - best[0]
-        return 10 + across**2 + along**2
-
-    weight, score, tried = tune(wer)
-    assert tried[weight, score] == min(tried.values()) < 10.1
-
-
-def test_tuning_on_test_is_refused():
-    with pytest.raises(UserError, match="never tuned on test"):
-        check_dev("test-clean")
-
-
-def test_the_surface_shows_every_point_and_marks_the_best():
-    _, _, tried = tune(lambda weight, word_score: 10 + (weight - 0.7) ** 2 + (word_score - 0.5) ** 2)
-    lines = format_surface(tried).splitlines()
-    assert len(lines) == 1 + len({weight for weight, _ in tried})
-    shown = [float(cell.rstrip("*")) for line in lines[1:] for cell in line.split()[1:] if cell != "."]
-    assert sorted(shown) == sorted(round(wer, 2) for wer in tried.values())
-    assert sum(line.count("*") for line in lines) == 1

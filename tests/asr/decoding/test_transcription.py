@@ -16,6 +16,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.decoding.beam import BeamPool
 from asr.decoding.greedy import greedy
 from asr.decoding.transcription import GreedyDecoder, LMDecoder, Output, run, transcribe
+from asr.decoding.weights import Weights
 from asr.errors import UserError
 from asr.lm import build as lm
 from asr.model.config import ModelConfig
@@ -100,7 +101,7 @@ def test_windows_give_the_first_before_the_last_is_read(model, tokenizer, paths)
 
 def test_long_is_as_short(model, tokenizer, joined, pool):
     # 4 s, so that there is something to cut.
-    lm_decoder = LMDecoder(tokenizer, pool, 0.5, 1.0, together=3, longest=100)
+    lm_decoder = LMDecoder(tokenizer, pool, Weights(0.5, 1.0, 3.0), together=3, longest=100)
     for decoder in (GreedyDecoder(tokenizer), lm_decoder):
         [whole] = transcripts(model, decoder, [joined])
         [in_parts] = transcripts(model, decoder, [joined], batch_seconds=1.0)
@@ -112,7 +113,7 @@ def test_long_is_as_short(model, tokenizer, joined, pool):
 
 @pytest.mark.parametrize("name, parts", [("greedy", 300), ("lm", 60)])
 def test_posteriors_of_a_long_recording_are_dropped_as_they_are_decoded(tokenizer, pool, name, parts):
-    lm_decoder = LMDecoder(tokenizer, pool, 0.5, 1.0, together=2)
+    lm_decoder = LMDecoder(tokenizer, pool, Weights(0.5, 1.0, 3.0), together=2)
     decoder = GreedyDecoder(tokenizer) if name == "greedy" else lm_decoder
     silence = np.full((500, tokenizer.pieces + 1), -9, np.float32)
     silence[:, 0] = -1e-3
@@ -127,7 +128,7 @@ def test_posteriors_of_a_long_recording_are_dropped_as_they_are_decoded(tokenize
 
 
 def test_lm_words_are_the_hypothesis(model, tokenizer, paths, pool):
-    decoder = LMDecoder(tokenizer, pool, 0.5, 1.0, together=4)
+    decoder = LMDecoder(tokenizer, pool, Weights(0.5, 1.0, 3.0), together=4)
     for item in transcripts(model, decoder, paths):
         assert " ".join(word.text for word in item.words) == item.text
         assert all(0 <= word.start < word.end <= item.duration for word in item.words)

@@ -11,6 +11,7 @@ from asr.scoring.errors import (
     count_errors,
     score,
     sum_errors,
+    word_error_rate,
     word_errors,
     write_trn,
 )
@@ -45,6 +46,7 @@ def test_rates_equal_jiwers(pairs):
     result = score(references, hypotheses)
     # Without a single reference word, both give the number of insertions as the rate.
     assert result.wer == pytest.approx(100 * jiwer.wer(references, hypotheses))
+    assert word_error_rate(references, hypotheses) == result.wer
     assert result.cer == pytest.approx(100 * jiwer.cer(references, hypotheses))
     assert result.sub + result.ins + result.deletions == pytest.approx(
         result.wer * max(result.words, 1) / 100
