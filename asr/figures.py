@@ -33,7 +33,7 @@ from asr.checkpoints.checkpoint import load_model
 from asr.data import audio
 from asr.errors import UserError, run_program
 from asr.files import atomic_path, atomic_write
-from asr.model.frames import SAMPLE_RATE
+from asr.model.frames import FRAME_SECONDS, SAMPLE_RATE
 from asr.model.recogniser import Model
 
 LARGEST = 50  # weights shown per query, largest first
@@ -125,7 +125,7 @@ def draw_maps(studies: list[Study], head: int) -> Figure:
         for ax, index in zip(column, (0, last // 2, last), strict=True):
             layer = item.layers[index]
             w = layer.weights[head % len(layer.weights)].numpy()
-            seconds = 0.04 * len(w)
+            seconds = FRAME_SECONDS * len(w)
             limit = np.quantile(np.abs(w), 0.99) or 1.0
             ax.imshow(w, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(0, seconds, seconds, 0))
             ax.set_title(f"{item.name}: layer {index + 1}\ncolour to ±{limit * len(w):.2g}/N", fontsize=8)

@@ -291,7 +291,8 @@ def _run(command: Sequence[str | Path], sentences: Iterable[str] = ()) -> None:
         log.seek(0)
         lines = log.read().decode(errors="replace").splitlines()
     for line in lines:
-        if line.startswith("Substituting fallback discounts"):
+        # Without <unk> every word that the LM lacks is all but impossible.
+        if line.startswith(("Substituting fallback discounts", "The ARPA file is missing <unk>")):
             print(line, file=sys.stderr)
     if process.returncode:
         said = [line for line in lines if line.strip() and line.strip() not in ("ERROR", "SUCCESS")]

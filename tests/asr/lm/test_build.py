@@ -395,6 +395,17 @@ def test_arpa_files_as_openslr_has_them(tmp_path, name, unknown, start):
 
 
 @needs_build_binary
+def test_a_model_without_an_unknown_word_is_said_to_be_one(tmp_path, capsys):
+    path = tmp_path / "closed.arpa"
+    lines = OPENSLR.lstrip("\n").splitlines(keepends=True)
+    counts = {"ngram 1=6": "ngram 1=5", "ngram 2=5": "ngram 2=3"}
+    kept = [counts.get(line.strip(), line.strip()) for line in lines if "<UNK>" not in line]
+    path.write_text("\n".join(kept) + "\n")
+    lm.main(["--arpa", str(path), "--out", str(tmp_path / "lm.bin")])
+    assert "missing <unk>" in capsys.readouterr().err
+
+
+@needs_build_binary
 def test_words_that_kenlm_does_not_find_are_found_out(tmp_path, arpa, monkeypatch):
     monkeypatch.setattr(lm, "vocabulary", lambda path: ["A", "B"])
     with pytest.raises(UserError, match=r"model\.arpa: KenLM does not find its word 'B'"):
