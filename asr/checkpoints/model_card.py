@@ -129,7 +129,7 @@ def read_results(
         found = results["attention"], results["parameters"]
         _results(results)  # finds what else is missing
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{path}: not a wer.json of decode.py") from None
+        raise UserError(f"{path}: not a wer.json of this version's decode.py; decode again") from None
     if found != (config.attention, parameters):
         raise UserError(
             f"{path}: of another model: {found[0]}, {found[1]} parameters; "

@@ -88,6 +88,8 @@ def verify(path: str | Path) -> None:
         UserError: no file, an empty one, no checksum, or another.
     """
     path = _existing(path)
+    if not checksum_path(path).is_file():
+        path = path.resolve()  # of a link: the checksum lies beside the file
     listed = checksum_path(path)
     if not listed.is_file():
         if not _is_binary(path):

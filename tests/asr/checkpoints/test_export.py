@@ -130,6 +130,10 @@ BAD_RESULTS = {
     "another file": ({"checkpoint": "exp/mine/last.ckpt"}, r"of exp/mine/last\.ckpt, not of .*best\.ckpt"),
     "no rows": ({"rows": None}, "not a wer.json"),
     "a cut row": ({"rows": [{"split": "test"}]}, "not a wer.json"),
+    "no unknown penalty, as there was none once": (
+        {"unknown_penalty": None},
+        "not a wer.json .*; decode again",
+    ),
     "a strange number": ({"lm_weight": "much"}, "not a wer.json"),
 }
 

@@ -451,6 +451,14 @@ def test_a_binary_without_a_checksum_is_refused_with_advice(model_copy, read):
         read(model_copy)
 
 
+def test_a_link_to_a_binary_has_the_checksum_beside_the_file(model_copy, tmp_path):
+    link = tmp_path / "elsewhere" / "link.bin"
+    link.parent.mkdir()
+    link.symlink_to(model_copy)
+    assert lm_files.load(link).order == 3
+    assert not lm_files.checksum_path(link).exists()
+
+
 def test_a_binary_is_read_whole_only_once_after_it_changed(model_copy, monkeypatch):
     read = []
     digest = lm_files._sha256
