@@ -377,6 +377,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Estimate a language model as the command line says."""
     options = _parse(arguments)
+    if options.arpa and (options.prune or options.vocab_size or options.vocab_min_count != 1):
+        raise UserError(
+            f"--arpa {options.arpa}: a finished model; --prune, --vocab-size and --vocab-min-count want --text"
+        )
     # Before the long part, not after it.
     dev = list(read_sentences(options.dev)) if options.dev else None
     if options.arpa:
