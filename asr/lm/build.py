@@ -379,7 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     if options.arpa and (options.prune or options.vocab_size or options.vocab_min_count != 1):
         raise UserError(
-            f"--arpa {options.arpa}: a finished model; --prune, --vocab-size and --vocab-min-count want --text"
+            f"--arpa {options.arpa}: finished; --prune, --vocab-size and --vocab-min-count want --text"
         )
     # Before the long part, not after it.
     dev = list(read_sentences(options.dev)) if options.dev else None

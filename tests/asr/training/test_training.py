@@ -120,6 +120,9 @@ class TestGoingOnWithOtherOptions:
             r"--data.dev test: not the utterances that .*last\.ckpt was validated on", "--data.dev", "test"
         )
 
+    def test_fewer_steps_than_were_done_are_refused(self, refused):
+        refused(r"^--training.steps 3: .*last.ckpt has done 6 already", "--training.steps", "3")
+
     def test_another_beginning_is_refused(self, refused):
         refused("^--init other: .*last.ckpt began from random weights", "--init", "other")
 
