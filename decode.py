@@ -144,12 +144,13 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
         return run(args.audio, output, model, decoder, args.batch_seconds)
 
     if not args.lm:
-        return go(GreedyDecoder(recipe.tokenizer))
+        return go(GreedyDecoder(recipe.tokenizer, model.framing.seconds))
     weights = args.weights or UNTUNED
     if not args.weights:
         print(f"{weights}, not tuned", file=sys.stderr)
     with _beam_pool(args, recipe) as pool:
-        return go(LMDecoder(recipe.tokenizer, pool, weights, together=SEGMENTS * args.jobs))
+        seconds = model.framing.seconds
+        return go(LMDecoder(recipe.tokenizer, seconds, pool, weights, together=SEGMENTS * args.jobs))
 
 
 def _beam_pool(args: argparse.Namespace, recipe: Recipe) -> "BeamPool":

@@ -33,6 +33,7 @@ class TrainingData:
         self.train, self.excluded = split_trainable(
             read_splits(config.data.folder, config.data.train),
             tokenizer,
+            config.model.framing,
             config.data.max_seconds,
             fastest=max(config.model.frontend.speeds),
         )
@@ -41,7 +42,8 @@ class TrainingData:
         self.dev = read_splits(config.data.folder, [config.data.dev])
         if not any(utterance.text.strip() for utterance in self.dev):
             raise UserError(f"--data.dev {config.data.dev}: no utterance has a word to validate on")
-        self.lost = sum(frames_lacking(tokenizer.encode(u.text), u.duration) > 0 for u in self.dev)
+        framing = config.model.framing
+        self.lost = sum(frames_lacking(tokenizer.encode(u.text), u.duration, framing) > 0 for u in self.dev)
 
     @property
     def durations(self) -> list[float]:
