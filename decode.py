@@ -64,6 +64,12 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(
             f"--attention {args.attention}: {args.checkpoint} was trained with {recipe.model.attention}"
         )
+    if args.lm and not recipe.tokenizer.spells:
+        raise UserError(
+            f"--lm {args.lm}: {args.checkpoint} does not say how words are spelled in its pieces (Hugging "
+            "Face's tokenizer.json has BPE's merges whatever the model was trained with); take the same "
+            "model's .nemo file, or give its tokenizer to python -m asr.checkpoints import --tokenizer"
+        )
     if args.tokenizer:
         check_tokenizer(args.checkpoint, recipe, Tokenizer.load(args.tokenizer))
     set_mode(args.kernels)
@@ -212,7 +218,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="decode.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="a checkpoint of train.py, or an exported folder")
+    add(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        help="a checkpoint of train.py, an exported folder, or FILE.nemo",
+    )
     add("--data", type=Path, help="folder with manifests, SPLIT.jsonl each")
     add("--splits", nargs="+", default=[], help="splits to decode, such as test-clean test-other")
     add("--audio", nargs="+", type=Path, help="transcribe these instead: recordings, folders, lists of them")

@@ -99,10 +99,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def read_trained(path: str | Path) -> dict[str, Any]:
     """Content of a checkpoint, or of an exported model's folder in the same layout.
 
+    Another toolkit's model is imported first, into the cache.
+
     Raises:
-        UserError: see ``read_checkpoint`` and ``asr.checkpoints.folder.read_folder``.
+        UserError: see ``read_checkpoint``, ``asr.checkpoints.folder.read_folder`` and
+            ``asr.checkpoints.foreign.importing.import_model``.
     """
-    return read_folder(path) if Path(path).is_dir() else read_checkpoint(path)
+    path = Path(path)
+    if path.is_dir() or path.suffix == ".nemo":
+        # A checkpoint of ours starts without what reads those of others.
+        from asr.checkpoints.foreign.importing import cached, is_foreign
+
+        path = cached(path) if path.exists() and is_foreign(path) else path
+    return read_folder(path) if path.is_dir() else read_checkpoint(path)
 
 
 def read_last(path: Path, rank: int = 0) -> tuple[Path | None, dict[str, Any]]:
