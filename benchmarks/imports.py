@@ -33,6 +33,8 @@ from torch import Tensor, nn
 
 from asr.checkpoints.checkpoint import build_model
 from asr.checkpoints.folder import read_folder
+from asr.checkpoints.foreign.archive import read_archive
+from asr.checkpoints.foreign.configuration import parse_config
 from asr.checkpoints.foreign.importing import ImportOptions, import_model
 from asr.data.tokenizer import train_tokenizer
 from asr.decoding.greedy import greedy
@@ -225,16 +227,16 @@ def wrap_nemo(model: nn.Module, hybrid: bool) -> Original:
 
 def restored_original(case: Case, tokenizer: bytes, folder: Path) -> Original:
     """A model of NeMo's from its file."""
-    from nemo.collections.asr.models import ASRModel
+    from nemo.collections.asr.models import EncDecCTCModelBPE, EncDecHybridRNNTCTCBPEModel
     from omegaconf import open_dict
 
-    model = ASRModel.restore_from(str(case.file), map_location="cpu").eval()
+    hybrid = parse_config(read_archive(case.file).config, str(case.file)).head.startswith("ctc_decoder")
+    kind = EncDecHybridRNNTCTCBPEModel if hybrid else EncDecCTCModelBPE
+    model = kind.restore_from(str(case.file), map_location="cpu").eval()
     with open_dict(model.cfg):
         model.cfg.validation_ds = {"use_start_end_token": False}
-    return replace(
-        wrap_nemo(model, hasattr(model, "ctc_decoder")),
-        save=lambda path: path.symlink_to(case.file.resolve()),
-    )
+    original = wrap_nemo(model, hybrid)
+    return replace(original, save=lambda path: path.symlink_to(case.file.resolve()))
 
 
 def huggingface_original(case: Case, tokenizer: bytes, folder: Path) -> Original:

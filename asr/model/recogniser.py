@@ -32,8 +32,8 @@ class Model(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """waveforms (B, S), lengths (B,) in samples to (B, N, classes) fp32 and lengths (B,).
 
-        One frame stands for ``framing.seconds``. Frames beyond an utterance's length mean nothing. Lengths may
-        stay on the CPU while waveforms are elsewhere, and come back from where they were.
+        One frame stands for ``framing.seconds``. Frames beyond an utterance's length mean nothing. Lengths
+        may stay on the CPU while waveforms are elsewhere, and come back from where they were.
         """
         features, lengths = self.frontend(waveforms, lengths)
         x, lengths = self.encoder(features, lengths)
