@@ -8,7 +8,6 @@ import gzip
 import io
 import pickle
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from asr.checkpoints.records import check_extents, check_records
 from asr.errors import UserError
 
 CONFIG, WEIGHTS, TOKENIZER = "model_config.yaml", "model_weights.ckpt", "_tokenizer.model"
@@ -77,11 +77,7 @@ def read_tensors(data: bytes, name: str) -> dict[str, Tensor]:
         UserError: it asks to run code, holds what is not a tensor, or is damaged.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as records:
-            if any(record.compress_type != zipfile.ZIP_STORED for record in records.infolist()):
-                raise UserError(f"{name}: crafted: its records are compressed, which PyTorch never does")
-            if records.testzip() is not None:
-                raise zipfile.BadZipFile
+        check_records(io.BytesIO(data), len(data), name)
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{name}: holds more than tensors; not loaded") from None
@@ -93,9 +89,7 @@ def read_tensors(data: bytes, name: str) -> dict[str, Tensor]:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
         raise UserError(f"{name}: not a model's weights")
-    # A tensor may claim to be larger than what it stands on.
-    if sum(value.numel() * value.element_size() for value in content.values()) > len(data):
-        raise UserError(f"{name}: crafted: its tensors are larger than the file")
+    check_extents(content.values(), 2 * len(data), name)  # biases that layers share are stored once
     return content
 
 

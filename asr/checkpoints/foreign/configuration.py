@@ -11,7 +11,7 @@ import yaml
 
 from asr.attention.softmax import SoftmaxOptions
 from asr.errors import UserError
-from asr.model.config import ModelConfig, check_ranges, model_ranges
+from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig, SubsamplingConfig
 from asr.model.frames import FFT, HOP, SAMPLE_RATE, WINDOW
 from asr.model.frontend import FrontendConfig
@@ -136,19 +136,16 @@ def convert_config(config: Options, name: str, edges: str = "auto") -> Imported:
     encoder = reader.checked(config, "encoder", "ConformerEncoder")
     features = reader.checked(config, "preprocessor", "AudioToMelSpectrogramPreprocessor")
     version = str(config.get("nemo_version", "of unknown version"))
-    model = ModelConfig(
-        attention="softmax",
-        positions="relative",
-        options=SoftmaxOptions(),
-        encoder=_encoder(encoder, reader),
-        frontend=_frontend(features, _edges(version) if edges == "auto" else edges, reader),
-    )
+    parts = {
+        "encoder": _encoder(encoder, reader),
+        "frontend": _frontend(features, _edges(version) if edges == "auto" else edges, reader),
+    }
+    try:
+        model = ModelConfig("softmax", "relative", SoftmaxOptions(), **parts)
+    except UserError as error:  # a number out of its bounds
+        raise UserError(f"{name}: {error}") from None
     if reader.number(encoder, "feat_in") != model.frontend.mels:
         reader.refuse("encoder.feat_in", encoder["feat_in"], f"there are {model.frontend.mels} features")
-    try:
-        check_ranges(model_ranges(model), model)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
     return Imported(
         model,
         HEADS[target],
