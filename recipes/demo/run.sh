@@ -3,8 +3,8 @@
 # decoding -> table of word error rates. The speech is made by espeak-ng: it shows that everything works
 # and says nothing about recognising people.
 #
-#   bash recipes/demo/run.sh [--attention NAME] [--encoder conformer|fastconformer] [--stage K] [--stop-stage K] [--out DIR]
-#        [--data DIR] [-- OPTIONS OF train.py]
+#   bash recipes/demo/run.sh [--attention NAME] [--encoder conformer|fastconformer] [--stage K]
+#        [--stop-stage K] [--out DIR] [--data DIR] [-- OPTIONS OF train.py]
 #
 # --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent.
 # --encoder NAME    conformer (40 ms frames) or fastconformer (80 ms frames by depthwise subsampling: cheaper).
