@@ -64,12 +64,6 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(
             f"--attention {args.attention}: {args.checkpoint} was trained with {recipe.model.attention}"
         )
-    if args.lm and not recipe.tokenizer.spells:
-        raise UserError(
-            f"--lm {args.lm}: {args.checkpoint} does not say how words are spelled in its pieces (Hugging "
-            "Face's tokenizer.json has BPE's merges whatever the model was trained with); take the same "
-            "model's .nemo file, or give its tokenizer to python -m asr.checkpoints import --tokenizer"
-        )
     if args.tokenizer:
         check_tokenizer(args.checkpoint, recipe, Tokenizer.load(args.tokenizer))
     set_mode(args.kernels)

@@ -72,7 +72,7 @@ def _add_import(commands) -> None:
         "--tokenizer",
         type=Path,
         help="SentencePiece model (*_tokenizer.model of the model's .nemo file) in place of the folder's "
-        "tokenizer.json, which does not say how words are spelled: for decoding with an LM",
+        "tokenizer.json, which does not say how words are spelled: for training on",
     )
     command.add_argument("--licence", default="", help="of the weights, for the model card")
     command.set_defaults(run=_import)

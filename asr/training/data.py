@@ -28,6 +28,11 @@ class TrainingData:
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config = config.data
+        if not tokenizer.spells:
+            raise UserError(
+                f"--data.tokenizer {config.data.tokenizer}: imported without what says how to spell words; "
+                "import the model again with --tokenizer, from its .nemo file"
+            )
         self.train: list[Utterance]
         self.excluded: list[Excluded]
         self.train, self.excluded = split_trainable(

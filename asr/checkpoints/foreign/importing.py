@@ -78,7 +78,7 @@ def import_model(path: Path, out: Path, options: ImportOptions | None = None) ->
     write_folder(out, imported.model, tokenizer, ours, False, (0, 0.0), card, origin)
     about = f"{imported.about}: {parameters / 1e6:.2f} M parameters, {tokenizer.pieces} pieces, {edges} edges"
     if not tokenizer.spells:
-        about += "; for greedy decoding only (--tokenizer, of its .nemo file, lets it decode with an LM)"
+        about += "; to decode, not to train (which wants --tokenizer, from its .nemo file)"
     return about
 
 

@@ -30,7 +30,8 @@ def from_vocabulary(data: bytes, name: str, size: int, case: Case = "upper") -> 
     """Hugging Face's tokenizer.json to a tokenizer that decodes, and has no say in how words are spelled.
 
     Its merges are BPE's even where the model was trained with a unigram model's pieces, which spell words in
-    other ways (transformers' converter). So all scores are 0, which marks it: see ``Tokenizer.spells``.
+    other ways (transformers' converter). So all scores are 0, which marks it: see ``Tokenizer.spells``. Beam
+    search takes every spelling, and is not concerned.
 
     Args:
         data: content of tokenizer.json.

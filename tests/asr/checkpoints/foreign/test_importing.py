@@ -1,8 +1,6 @@
 """Imported models compute what their originals do, by an independent plain forward under NeMo's names."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -18,6 +16,8 @@ from asr.checkpoints.foreign.importing import ImportOptions, cached, import_mode
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
 from asr.model.long import long_log_probs
+from asr.training.config import parse_config
+from asr.training.data import TrainingData
 
 DEPTHWISE = {"subsampling": "dw_striding", "subsampling_factor": 8, "subsampling_conv_channels": 12}
 KINDS = {
@@ -225,15 +225,14 @@ def test_huggingface_s_pieces_decode_but_do_not_spell(tmp_path):
     config = make_config(**DEPTHWISE)
     folder = write_huggingface(tmp_path / "parakeet", config, make_weights(config))
     about = import_model(folder, tmp_path / "ours")
-    assert "greedy decoding only" in about
+    assert "to decode, not to train" in about
     original, found = Tokenizer(TOKENIZER), load_model(tmp_path / "ours")[1].tokenizer
     classes = original.encode("the cat sat on a mat")
     assert found.decode(classes) == "THE CAT SAT ON A MAT"
     assert original.spells and not found.spells
-    lm = tmp_path / "lm.arpa"
-    command = [sys.executable, "decode.py", "--checkpoint", tmp_path / "ours", "--lm", lm, "--audio", lm]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert done.returncode == 1 and "does not say how words are spelled" in done.stderr
+    config = parse_config(["--data.tokenizer", "folder/tokenizer.model", "--out", str(tmp_path / "run")])
+    with pytest.raises(UserError, match=r"folder/tokenizer\.model: imported without what says how to spell"):
+        TrainingData(config, found)
 
     given = tmp_path / "0123_tokenizer.model"
     given.write_bytes(TOKENIZER)
