@@ -251,9 +251,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError("--splits and --tune-on want --data")
     if args.data and not (args.splits and args.out):
         raise UserError("--data wants --splits and --out")
-    for split in args.splits:
-        if "/" in split:
-            raise UserError(f"--splits {split}: wants names of splits in --data, and no paths")
+    for option, splits in (("--splits", args.splits), ("--tune-on", args.tune_on)):
+        for split in splits:
+            if "/" in split:  # ./test would pass for no test set
+                raise UserError(f"{option} {split}: wants names of splits in --data, and no paths")
     if args.lm_weight is not None and not args.lm:
         raise UserError("--lm-weight wants --lm")
     if args.lm and args.lm.stem == "none":
@@ -274,6 +275,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if any(value is None for value in weights) and any(value is not None for value in weights):
         raise UserError("--lm-weight, --word-score and --unknown-penalty go together")
     args.weights = None if weights[0] is None else Weights(*weights)
+    if args.tune_on and args.weights:
+        raise UserError("--tune-on: nothing is tuned where --lm-weight is given")
     if not 1 <= args.beam <= MOST_BEAM:
         raise UserError(f"--beam {args.beam}: must lie between 1 and {MOST_BEAM}")
     if args.jobs < 1 or not args.batch_seconds > 0:

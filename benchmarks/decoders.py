@@ -237,7 +237,7 @@ def main() -> None:
     torch.set_num_threads(1)
     tokenizer, dev, test = read_splits(args)
     dev = dev.some(args.tuning)
-    print(f"{hardware()}, one process; beam {args.beam}, {args.lm.name}")
+    print(f"{hardware('cpu')}, one process; beam {args.beam}, {args.lm.name}")
 
     def best_path(log_probs: np.ndarray) -> str:
         return tokenizer.decode(greedy(torch.from_numpy(log_probs)[None], torch.tensor([len(log_probs)]))[0])

@@ -16,7 +16,8 @@ import numpy as np
 
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.beam import BeamPool
-from asr.errors import run_program
+from asr.decoding.tuning import UNTUNED
+from asr.errors import UserError, run_program
 
 FRAMES = 50  # 2 s
 
@@ -32,11 +33,13 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="of an acoustic model")
     parser.add_argument("--jobs", type=int, default=8, help="processes (%(default)s)")
     args = parser.parse_args()
+    if args.jobs < 2:
+        raise UserError(f"--jobs {args.jobs}: with fewer than 2 there is no other process")
     tokenizer = Tokenizer.load(args.tokenizer)
     logits = np.random.default_rng(0).normal(0, 6, (4 * args.jobs, FRAMES, tokenizer.pieces + 1))
     log_probs = (logits - np.logaddexp.reduce(logits, -1, keepdims=True)).astype(np.float32)
-    with BeamPool(args.lm, tokenizer, jobs=args.jobs) as pool:
-        pool.decode(list(log_probs), 0.5, 1.0)
+    with BeamPool(args.lm, tokenizer, jobs=args.jobs, alone=0) as pool:
+        pool.decode(list(log_probs), UNTUNED)
         processes = [child.pid for child in multiprocessing.active_children()]
         found = [memory(process) for process in processes]
     print(f"{args.lm.name}, {args.lm.stat().st_size / 2**20:.1f} MiB; {len(found)} processes")

@@ -402,6 +402,15 @@ BAD_DECODING = {
         ["--lm", "{data}/3gram.bin", "--lm-weight", "0.5", "--word-score", "1000", "--unknown-penalty", "1"],
         "--word-score 1000: must lie between -50 and 50",
     ),
+    "tuning on test by a path": (
+        ["--lm", "{data}/3gram.bin", "--tune-on", "./test"],
+        r"--tune-on \./test: wants names",
+    ),
+    "tuning on test beside dev by a path": (
+        ["--lm", "{data}/3gram.bin", "--tune-on", "dev", "{data}/test"],
+        r"--tune-on .*/test: wants names",
+    ),
+    "tuning what is given": (["--lm", "{data}/3gram.bin", "--tune-on", "dev", *WEIGHTS], "nothing is tuned"),
     "tuning without an lm": (["--tune-on", "dev"], "--tune-on wants --lm"),
     "missing lm": (["--lm", "{data}/absent.bin"], "absent.bin: no such language model"),
     "no lm": (["--lm", "{data}/test.jsonl"], "test.jsonl: not a KenLM binary"),

@@ -36,6 +36,8 @@ _SANITY_BYTES = 88
 _PARAMETERS = struct.Struct("<B3xfI?3xI")
 _UNIGRAMS = struct.Struct("<Q")
 
+_compared: set[tuple[Path, str, str]] = set()  # by this process: path, SHA-256, state
+
 
 def load(path: str | Path, mapped: bool = False) -> kenlm.Model:
     """Load a KenLM binary or an ARPA file, without KenLM's progress on stderr.
@@ -79,7 +81,8 @@ def verify(path: str | Path) -> None:
     """Refuse a file that is not the one of its checksum, and a KenLM binary that has none.
 
     The whole file is read only if it changed since its sum was last compared: a comment in the checksum's
-    file holds its inode, size and time of change then. Where that cannot be written, it is read each time.
+    file holds its inode, size and time of change then. Where that cannot be written, each process remembers
+    it for itself.
 
     Raises:
         UserError: no file, an empty one, no checksum, or another.
@@ -99,12 +102,13 @@ def verify(path: str | Path) -> None:
     if not found:
         raise UserError(f"{listed}: holds no SHA-256; build the language model again")
     state = _state(path)
-    if f"{state}\n" in content:
+    if f"{state}\n" in content or (path, found[1], state) in _compared:
         return
     if _sha256(path) != found[1]:
         raise UserError(f"{path}: damaged, or not the file that {listed.name} is of; build it again")
     if _is_binary(path):
         _binary_words(path)  # are there: a sum of one's own may be of a file that was cut short
+    _compared.add((path, found[1], state))
     with suppress(OSError):  # a folder that one may only read
         _write_checksum(path, found[1], state)
 
