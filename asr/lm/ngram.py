@@ -364,6 +364,6 @@ def _texts(tables: list[_Table], start: int, stop: int, vocabulary: np.ndarray, 
 
 
 def _log10(column: Column, start: int, stop: int, kept: np.ndarray) -> list[float]:
-    # Rounding can carry a sum of probabilities past one; a discount of 0, of very little text, leaves a backoff
-    # of 0; adding zero turns -0.0 into 0.0.
+    # Rounding can carry a sum of probabilities past one; a discount of 0, of very little text, leaves such a
+    # backoff; adding zero turns -0.0 into 0.0.
     return (np.log10(column.read(start, stop)[kept].clip(LEAST, 1)) + 0.0).tolist()

@@ -50,8 +50,8 @@ class EndTogether(Callback):
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             self.store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30))
             self.rank = trainer.global_rank
-            # Lightning kills the process that launched others as soon as it sees that one of them failed: with
-            # the status of SIGKILL, and maybe before the error is told. Its own end is enough.
+            # Lightning kills the process that launched others when it sees that one of them failed: with the
+            # status of SIGKILL, and maybe before the error is told. That process's own end is enough.
             self.launched = trainer.local_rank > 0 and not torch.distributed.is_torchelastic_launched()
             threading.Thread(target=self._watch, daemon=True).start()
 
