@@ -144,12 +144,13 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
         return run(args.audio, output, model, decoder, args.batch_seconds)
 
     if not args.lm:
-        return go(GreedyDecoder(recipe.tokenizer))
+        return go(GreedyDecoder(recipe.tokenizer, model.framing.seconds))
     weights = args.weights or UNTUNED
     if not args.weights:
         print(f"{weights}, not tuned", file=sys.stderr)
     with _beam_pool(args, recipe) as pool:
-        return go(LMDecoder(recipe.tokenizer, pool, weights, together=SEGMENTS * args.jobs))
+        seconds = model.framing.seconds
+        return go(LMDecoder(recipe.tokenizer, seconds, pool, weights, together=SEGMENTS * args.jobs))
 
 
 def _beam_pool(args: argparse.Namespace, recipe: Recipe) -> "BeamPool":
@@ -211,7 +212,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="decode.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="a checkpoint of train.py, or an exported folder")
+    add(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        help="a checkpoint of train.py, an exported folder, or FILE.nemo",
+    )
     add("--data", type=Path, help="folder with manifests, SPLIT.jsonl each")
     add("--splits", nargs="+", default=[], help="splits to decode, such as test-clean test-other")
     add("--audio", nargs="+", type=Path, help="transcribe these instead: recordings, folders, lists of them")

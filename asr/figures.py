@@ -33,7 +33,7 @@ from asr.checkpoints.checkpoint import load_model
 from asr.data import audio
 from asr.errors import UserError, run_program
 from asr.files import atomic_path, atomic_write
-from asr.model.frames import FRAME_SECONDS, SAMPLE_RATE
+from asr.model.frames import SAMPLE_RATE
 from asr.model.recogniser import Model
 
 LARGEST = 50  # weights shown per query, largest first
@@ -72,6 +72,7 @@ class Study:
 
     name: str
     checkpoint: str
+    frame_seconds: float
     layers: list[Layer] = field(default_factory=list)
 
 
@@ -98,7 +99,8 @@ def _ranks(x: Tensor) -> Tensor:
 def study(checkpoint: Path, waveform: Tensor) -> Study:
     """Run a checkpoint on a waveform (S,) and keep what every layer's attention did."""
     model, recipe = load_model(checkpoint)
-    found = Study(f"{recipe.model.attention}, {_positions(model)}", str(checkpoint))
+    name = f"{recipe.model.attention}, {_positions(model)}"
+    found = Study(name, str(checkpoint), model.framing.seconds)
 
     def keep(module: SelfAttention, args: tuple, _output) -> None:
         x, valid = args
@@ -125,7 +127,7 @@ def draw_maps(studies: list[Study], head: int) -> Figure:
         for ax, index in zip(column, (0, last // 2, last), strict=True):
             layer = item.layers[index]
             w = layer.weights[head % len(layer.weights)].numpy()
-            seconds = FRAME_SECONDS * len(w)
+            seconds = item.frame_seconds * len(w)
             limit = np.quantile(np.abs(w), 0.99) or 1.0
             ax.imshow(w, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(0, seconds, seconds, 0))
             ax.set_title(f"{item.name}: layer {index + 1}\ncolour to ±{limit * len(w):.2g}/N", fontsize=8)

@@ -134,7 +134,7 @@ def main() -> None:
     add("--positions", default="auto", help="auto, relative, rotary, sinusoid or none (%(default)s)")
     add("--size", choices=SIZES, default="S", help="size of the encoder (%(default)s)")
     add("--checkpoint", type=Path, help="a checkpoint of train.py instead of random weights")
-    add("--chunk", type=int, default=1024, help="encoder frames of 40 ms at a time (%(default)s)")
+    add("--chunk", type=int, default=1024, help="encoder frames at a time (%(default)s)")
     add_device_options(parser, "device")
     add("--whole", action="store_true", help="also encode at once, and compare")
     for name in ("--waveform", "--encoded"):  # of the processes that this one starts

@@ -2,14 +2,16 @@
 
     python benchmarks/step.py                                  # ours with each attention, and torchaudio's
     python benchmarks/step.py --encoders mala torchaudio transformers --batches 32x15 256x15
+    python benchmarks/step.py --encoders mala mala@8 softmax softmax@8 [--forward]     # 4x full, 8x depthwise
 
 Batches are UTTERANCESxSECONDS of random features, all of full length. Every encoder stands behind the same
 4x subsampling and before the same CTC head and loss (256 pieces, 4 a second), with bf16 autocast where the
-device has it (a CPU too, as in training) and the same fused AdamW. Ours are named by their attention. Peers:
-torchaudio.models.Conformer, and where they are installed (in an environment of the benchmark's own: none is
-a dependency) transformers' Parakeet encoder, SpeechBrain's and ESPnet's. "x real time" is seconds of audio
-per second; "matrix rate" is the share of a large product's, measured on the spot, that the step's matrix
-products reach.
+device has it (a CPU too, as in training) and the same fused AdamW. Ours are named by their attention; with @8
+they are FastConformer's (depthwise 8x subsampling of 256 channels, convolutions over 9 frames). --forward
+times encoder and CTC head in evaluation mode, as decoding runs them. Peers: torchaudio.models.Conformer, and
+where they are installed (in an environment of the benchmark's own: none is a dependency) transformers'
+Parakeet encoder, SpeechBrain's and ESPnet's. "x real time" is seconds of audio per second; "matrix rate" is
+the share of a large product's, measured on the spot, that the step's matrix products reach.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +28,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from asr.attention import ATTENTIONS
 from asr.attention.fused import set_mode
 from asr.errors import UserError, run_program
-from asr.model.conformer import SIZES, Encoder, EncoderConfig, Subsampling, resolve_size
+from asr.model.conformer import (
+    SIZES,
+    Encoder,
+    EncoderConfig,
+    Subsampling,
+    SubsamplingConfig,
+    resolve_size,
+)
 from asr.model.ctc import CTCHead
 from asr.model.device import add_device_options, choose_device, choose_dtype
 from asr.model.frames import valid_frames
 from asr.processes import cpu_count
 
 MELS, PIECES, PIECES_PER_SECOND = 80, 256, 4
+FAST = {"subsampling": SubsamplingConfig("depthwise", 8, 256), "kernel": 9}  # arXiv 2305.05084
 
 
 class Recogniser(nn.Module):
@@ -159,7 +170,9 @@ def build(name: str, config: EncoderConfig) -> Recogniser:
     if name in PEERS:
         encoder = PEERS[name][1](config)
     else:
+        name, _, factor = name.partition("@")
         attention, _, positions = name.partition(":")
+        config = replace(config, **FAST) if factor else config
         encoder = Encoder(config, MELS, attention, positions or "auto")
     return Recogniser(encoder, config.dim).train()
 
@@ -186,6 +199,20 @@ def timed(task: Callable[[], object], device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+def make_forward(name: str, config: EncoderConfig, batch, device: str, dtype, compiled: bool) -> Callable:
+    """Log-probabilities of one batch, as decoding makes them."""
+    model = build(name, config).to(device).eval()
+    if compiled:
+        model = torch.compile(model)
+
+    @torch.inference_mode()
+    def forward() -> None:
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            model.head(model.encoder(*batch[:2])[0])
+
+    return forward
 
 
 def make_step(name: str, config: EncoderConfig, batch, device: str, dtype, compiled: bool) -> Callable:
@@ -218,16 +245,17 @@ def measure(args, names: list[str], utterances: int, seconds: float, device: str
         torch.randint(1, PIECES + 1, (utterances, pieces), device=device),
         torch.full((utterances,), pieces, device=device),
     )
+    make = make_forward if args.forward else make_step
     steps, counted, peaks, times = {}, {}, {}, {}
     for name in names:
         before = torch.cuda.memory_allocated() if device == "cuda" else 0
         try:
             set_mode("eager")  # the counter does not see into fused kernels
             with FlopCounterMode(display=False) as counter:
-                make_step(name, config, batch, device, dtype, False)()
+                make(name, config, batch, device, dtype, False)()
             set_mode(args.kernels)
             counted[name] = counter.get_total_flops()
-            step = make_step(name, config, batch, device, dtype, args.compile)
+            step = make(name, config, batch, device, dtype, args.compile)
             for _ in range(3 if device == "cuda" else 1):
                 step()
             if device == "cuda":
@@ -260,7 +288,7 @@ def main() -> None:
     add(
         "--encoders",
         nargs="+",
-        help="attentions of ours (softmax:rotary gives positions) and peers (all there)",
+        help="attentions of ours (softmax:rotary gives positions, mala@8 subsampling) and peers (all there)",
     )
     add(
         "--batches",
@@ -270,6 +298,7 @@ def main() -> None:
     add("--size", choices=SIZES, default="S", help="size of the encoders (%(default)s)")
     add("--rounds", type=int, help="timed steps of each (20 on a GPU, 5 on a CPU)")
     add("--compile", action="store_true", help="compile all encoders, peers too")
+    add("--forward", action="store_true", help="encoder and head alone, in evaluation mode")
     add_device_options(parser)
     args = parser.parse_args()
     device = choose_device(args.device).type
@@ -278,7 +307,8 @@ def main() -> None:
     there = [name for name, (package, _) in PEERS.items() if importlib.util.find_spec(package)]
     names = args.encoders or [*ATTENTIONS, *there]
     for name in names:
-        if name not in PEERS and name.partition(":")[0] not in ATTENTIONS:
+        ours, _, factor = name.partition("@")
+        if name not in PEERS and (ours.partition(":")[0] not in ATTENTIONS or factor not in ("", "8")):
             raise UserError(f"--encoders {name}: choose from {', '.join([*ATTENTIONS, *PEERS])}")
     shapes = []
     for shape in args.batches:

@@ -33,7 +33,7 @@ from asr.decoding.pauses import LONGEST, cut_at_pauses
 from asr.decoding.tuning import UNTUNED
 from asr.errors import UserError, run_program
 from asr.model.device import add_device_options, given_options
-from asr.model.frames import FRAME_SECONDS, SAMPLE_RATE
+from asr.model.frames import SAMPLE_RATE
 from asr.model.long import long_log_probs
 from asr.processes import cpu_count
 from asr.scoring.errors import score
@@ -82,15 +82,16 @@ def compare_cutting(path: Path, reference: str, args: argparse.Namespace) -> Non
     model, recipe = load_model(args.checkpoint)
     parts = long_log_probs(model, audio.stream(path))
     log_probs = np.concatenate([part.numpy() for part in parts])
-    seconds = FRAME_SECONDS * len(log_probs)
+    frame = model.framing.seconds
+    seconds, cut = frame * len(log_probs), round(LONGEST / frame)
     decoder = BeamDecoder(args.lm, recipe.tokenizer)
-    for longest in (len(log_probs), 2 * LONGEST, LONGEST, LONGEST // 2, LONGEST // 4):
+    for longest in (len(log_probs), 2 * cut, cut, cut // 2, cut // 4):
         started = time.perf_counter()
         pieces = (decoder.decode(part, UNTUNED) for part in cut_at_pauses([log_probs], longest))
         found = [recipe.tokenizer.decode(classes) for classes in pieces]
         took = time.perf_counter() - started
         wer = score([reference], [" ".join(filter(None, found))]).wer
-        name = "whole" if len(found) == 1 else f"{FRAME_SECONDS * longest:g} s"
+        name = "whole" if len(found) == 1 else f"{frame * longest:g} s"
         print(
             f"{seconds / 60:7.1f}  {name:8} {took:9.1f} {took / seconds:9.4f} {'':9} {wer:7.2f}", flush=True
         )

@@ -48,13 +48,13 @@ class Speaker:
         if rate <= 0:
             raise UserError("espeak-ng could not start; reinstall the espeakng-loader package")
         self._rate = rate
-        self._chunks: list[list[int]] = []
+        self._chunks: list[bytes] = []
         self._callback = _CALLBACK(self._collect)  # kept: ctypes does not hold a reference
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _collect(self, samples, count: int, _events) -> int:
         if samples and count > 0:
-            self._chunks.append(samples[:count])
+            self._chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
 
     def say(self, text: str, voice: str, rate: int, pitch: int, pitch_range: int) -> torch.Tensor:
@@ -76,9 +76,9 @@ class Speaker:
         data = text.lower().encode()
         self._chunks.clear()
         self._library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _CHARS_UTF8, None, None)
-        samples = torch.tensor([sample for chunk in self._chunks for sample in chunk], dtype=torch.float32)
-        if not samples.numel():
+        if not self._chunks:
             raise UserError(f"espeak-ng gave no sound for {text!r} with voice {voice!r}")
+        samples = torch.frombuffer(bytearray(b"".join(self._chunks)), dtype=torch.int16)
         return AF.resample(samples / 32768, self._rate, SAMPLE_RATE)
 
 

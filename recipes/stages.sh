@@ -19,6 +19,7 @@ stop_stage=99
 data_root=
 lm_text=
 size=s
+encoder=conformer
 out=
 data=
 devices=1
@@ -65,10 +66,11 @@ parse_options() {
         train_options=("$@")
         break
         ;;
-      --attention | --stage | --stop-stage | --data-root | --lm-text | --size | --data | --out | --devices)
+      --attention | --encoder | --stage | --stop-stage | --data-root | --lm-text | --size | --data | --out | --devices)
         [ $# -ge 2 ] || die "$1 wants a value (see --help)"
         case "$1" in
           --attention) attention=$2 ;;
+          --encoder) encoder=$2 ;;
           --stage) first_stage=$2 ;;
           --stop-stage) stop_stage=$2 ;;
           --data-root) data_root=$(from_caller "$2") ;;

@@ -11,7 +11,6 @@ import io
 import os
 import pickle
 import shutil
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.checkpoints.folder import read_folder
+from asr.checkpoints.records import check_extents, check_records
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
 from asr.files import atomic_path
@@ -76,7 +76,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        _check_archive(path)
+        check_records(path, path.stat().st_size, path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise DamagedCheckpoint(
@@ -99,10 +99,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def read_trained(path: str | Path) -> dict[str, Any]:
     """Content of a checkpoint, or of an exported model's folder in the same layout.
 
+    Another toolkit's model is imported first, into the cache.
+
     Raises:
-        UserError: see ``read_checkpoint`` and ``asr.checkpoints.folder.read_folder``.
+        UserError: see ``read_checkpoint``, ``asr.checkpoints.folder.read_folder`` and
+            ``asr.checkpoints.foreign.importing.import_model``.
     """
-    return read_folder(path) if Path(path).is_dir() else read_checkpoint(path)
+    path = Path(path)
+    if path.is_dir() or path.suffix == ".nemo":
+        # A checkpoint of ours starts without what reads those of others.
+        from asr.checkpoints.foreign.importing import cached, is_foreign
+
+        path = cached(path) if path.exists() and is_foreign(path) else path
+    return read_folder(path) if path.is_dir() else read_checkpoint(path)
 
 
 def read_last(path: Path, rank: int = 0) -> tuple[Path | None, dict[str, Any]]:
@@ -136,30 +145,13 @@ def _keep(path: Path, other: Path) -> None:
             shutil.copyfile(path, temporary)
 
 
-def _check_archive(path: Path) -> None:
-    """Raise where a record's CRC-32 is wrong, which torch.load does not look at, or where it would grow.
-
-    torch.save compresses nothing and stores each byte once: a checkpoint unpacked is no larger than its file.
-    """
-    with zipfile.ZipFile(path) as archive:
-        records = archive.infolist()
-        compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
-        if compressed or sum(record.file_size for record in records) > path.stat().st_size:
-            raise UserError(f"{path}: has compressed records, which train.py never writes; not loaded")
-        if archive.testzip() is not None:
-            raise zipfile.BadZipFile
-
-
 def _check_extents(content: dict[str, Any], path: Path) -> None:
     """Raise UserError where weights and tokenizer are larger than the file: views that repeat a few bytes."""
     parts = [content["state_dict"], content.get("average") or {}, content["recipe"]]
     if not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{path}: not weights by their names, as train.py writes them")
     tensors = [value for part in parts for value in part.values() if isinstance(value, Tensor)]
-    if sum(tensor.nbytes for tensor in tensors) > path.stat().st_size:
-        raise UserError(
-            f"{path}: its weights are larger than the file; train.py never writes such; not loaded"
-        )
+    check_extents(tensors, path.stat().st_size, path)
 
 
 def pack_recipe(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:

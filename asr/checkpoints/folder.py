@@ -34,6 +34,7 @@ _KEYS = {
     "steps",  # of the optimiser
     "audio_seconds",  # trained on, repetitions included
 }
+_ORIGIN = "origin"  # of an imported model only: strings by name (foreign/importing.py)
 
 
 def write_folder(
@@ -44,6 +45,7 @@ def write_folder(
     averaged: bool,
     trained: tuple[int, float],
     card: str,
+    origin: dict[str, str] | None = None,
 ) -> None:
     """Write an exported model in one step.
 
@@ -53,6 +55,7 @@ def write_folder(
         averaged: whether the weights are an average over training.
         trained: optimiser steps, and seconds of audio in them.
         card: text of README.md.
+        origin: of an imported model, where it comes from.
 
     Raises:
         UserError: ``out`` exists and is not an empty folder.
@@ -69,6 +72,8 @@ def write_folder(
         "steps": trained[0],
         "audio_seconds": trained[1],
     }
+    if origin:
+        about[_ORIGIN] = origin
     with atomic_folder(out) as folder:
         (folder / WEIGHTS).write_bytes(data)
         (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -109,6 +114,7 @@ def read_folder(path: str | Path) -> dict[str, Any]:
         "average": weights if about["averaged"] else None,
         "global_step": about["steps"],
         "audio_seconds": about["audio_seconds"],
+        "origin": about.get(_ORIGIN),
     }
 
 
@@ -121,14 +127,17 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not about an exported model")
     if about["format"] != _FORMAT:
         raise UserError(f"{path}: format {about['format']!r}; this version reads {_FORMAT}")
-    if about.keys() != _KEYS:
-        wrong = ", ".join(sorted(about.keys() ^ _KEYS))
+    if about.keys() - {_ORIGIN} != _KEYS:
+        wrong = ", ".join(sorted((about.keys() - {_ORIGIN}) ^ _KEYS))
         raise UserError(f"{path}: missing or unknown: {wrong}")
     if about["sample_rate"] != SAMPLE_RATE:
         raise UserError(f"{path}: sample_rate {about['sample_rate']!r}; this version reads {SAMPLE_RATE}")
     for name in ("steps", "audio_seconds"):
         if type(about[name]) not in (int, float) or not 0 <= about[name] < 1e15:
             raise UserError(f"{path}: {name} {about[name]!r}: out of range")
+    origin = about.get(_ORIGIN, {})
+    if not isinstance(origin, dict) or not all(isinstance(text, str) for text in origin.values()):
+        raise UserError(f"{path}: {_ORIGIN} is not a list of texts by name")
     return about
 
 

@@ -19,9 +19,9 @@ _CARD = """\
 | attention | {attention}, positions {positions}{options} |
 | encoder | {layers} blocks, dimension {dim}, {heads} heads, convolution over {kernel} frames |
 | parameters | {parameters:,} |
-| output | CTC over {pieces} SentencePiece pieces (tokenizer {digest}) and the blank, a frame every 40 ms |
+| output | CTC over {pieces} SentencePiece pieces (tokenizer {digest}) and the blank; {frame:g} ms a frame |
 | input | {rate} Hz, one channel; {mels} log-mel bins up to {f_max:g} Hz |
-| training | {steps:,} steps, {seconds:,.0f} s ({hours:,.1f} h) of audio, repetitions included |
+| training | {training} |
 | weights | fp32, {kind} |
 
 ## Word error rate
@@ -48,9 +48,19 @@ ONNX file. Nothing in the folder is a pickle.
 
 ## Training data and licence
 
-To be stated by whoever shares this folder: the corpora the model was trained on and their licences, and the
-licence of the weights. The export does not know them.
+{origin}
 """
+
+_UNKNOWN_ORIGIN = """\
+To be stated by whoever shares this folder: the corpora the model was trained on and their licences, and the
+licence of the weights. The export does not know them."""
+
+_ORIGIN = """\
+The weights were trained by others and imported, not trained by this recipe. Their names, shapes and file
+format were changed and constant factors multiplied in; what they compute was not changed. Who shares them, or
+anything made from them, names their authors and keeps their licence:
+
+{rows}"""
 
 _ABOUT_TABLE = """\
 {table}
@@ -69,6 +79,7 @@ def model_card(
     trained: tuple[int, float],
     averaged: bool,
     results: dict[str, Any] | None,
+    origin: dict[str, str] | None = None,
 ) -> str:
     """The card's text.
 
@@ -78,6 +89,7 @@ def model_card(
         trained: optimiser steps, and seconds of audio in them.
         averaged: whether the weights are an average over training.
         results: as ``read_results`` gives them; None where there are none.
+        origin: of an imported model, where it comes from.
     """
     encoder = resolve_size(config.encoder)
     options = model_to_dict(config)["options"]
@@ -100,16 +112,31 @@ def model_card(
         parameters=parameters,
         pieces=tokenizer.pieces,
         digest=tokenizer.digest,
+        frame=1000 * config.framing.seconds,
         rate=SAMPLE_RATE,
         mels=config.frontend.mels,
         f_max=config.frontend.f_max,
-        steps=steps,
-        seconds=seconds,
-        hours=seconds / 3600,
-        kind="averaged over training" if averaged else "as after that step, not averaged",
+        training=(
+            "not by this recipe: see below"
+            if origin
+            else f"{steps:,} steps, {seconds:,.0f} s ({seconds / 3600:,.1f} h) of audio, repetitions included"
+        ),
+        kind=_kind(averaged, bool(origin)),
+        origin=_origin(origin) if origin else _UNKNOWN_ORIGIN,
         results=_results(results) if results else "No table was given when the model was exported.",
         lm=lm,
     )
+
+
+def _kind(averaged: bool, imported: bool) -> str:
+    if imported:
+        return "imported"
+    return "averaged over training" if averaged else "as after that step, not averaged"
+
+
+def _origin(origin: dict[str, str]) -> str:
+    rows = ["| | |", "|---|---|", *(f"| {_cell(name)} | {_cell(text)} |" for name, text in origin.items())]
+    return _ORIGIN.format(rows="\n".join(rows))
 
 
 def read_results(

@@ -3,9 +3,9 @@
     python -m asr.checkpoints.onnx_export exp/NAME/checkpoints/best.ckpt --out model.onnx
 
 Input ``features`` (B, T, mels) fp32 and ``lengths`` (B,) int64 in frames; output ``log_probs``
-(B, N, classes) fp32, N = ceil(T / 4), and ``output_lengths`` (B,) int64. Frames beyond a length may hold
-anything, and mean nothing in the output. Features are those of asr/model/frontend.py in
-evaluation mode: 16 kHz samples
+(B, N, classes) fp32, N = ceil(T / subsampling), and ``output_lengths`` (B,) int64. Frames beyond a length may
+hold anything, and mean nothing in the output. Features are those of asr/model/frontend.py in
+evaluation mode, unless the metadata has ``features`` nemo (asr/model/nemo_frontend.py): 16 kHz samples
 in [-1, 1]; frames of 400 samples every 160 under a periodic Hann window, in the middle of 512 samples that
 lie wholly inside the utterance (no padding at its ends); power spectrum of 512 points; HTK mel filters
 without area normalisation from 0 Hz to f_max; natural logarithm of at least 1e-8; each mel bin less its mean
@@ -77,8 +77,10 @@ class Graph(nn.Module):
         if not self.waveforms:
             shape = len(frames), max(frames), self.model.frontend.config.mels
             return torch.randn(shape, generator=generator), lengths
-        lengths = lengths * HOP + FFT - 1  # as many samples as give no frame more
+        # As many samples as give no frame more, and some fewer.
+        lengths = lengths * HOP + FFT - 1 - sum(self.model.framing.pads)
         lengths -= torch.randint(HOP, lengths.shape, generator=generator)
+        lengths.clamp_(min=1)
         return 0.1 * torch.randn(len(frames), int(lengths.max()), generator=generator), lengths
 
 
@@ -133,9 +135,11 @@ def metadata(recipe: Recipe, waveforms: bool) -> dict[str, str]:
         "hop": HOP,  # samples, as are the next two
         "window": WINDOW,
         "fft": FFT,
+        "features": frontend.kind,
+        "edges": recipe.model.framing.edges,  # asr/model/frames.py
         "mels": frontend.mels,
         "f_max": frontend.f_max,  # Hz
-        "subsampling": 4,  # features a frame of output
+        "subsampling": recipe.model.framing.factor,  # features a frame of output
         "blank": BLANK,
         "pieces": tokenizer.pieces,
         # In the order of the classes, the blank left out; U+2581 begins a word.

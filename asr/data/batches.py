@@ -21,7 +21,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
 from asr.files import atomic_write
 from asr.model.ctc import frames_needed
-from asr.model.frames import SAMPLE_RATE, encoded_frames
+from asr.model.frames import SAMPLE_RATE, Framing
 
 
 class Batch(NamedTuple):
@@ -59,11 +59,16 @@ class Excluded:
 
 
 def split_trainable(
-    utterances: list[Utterance], tokenizer: Tokenizer, max_seconds: float, fastest: float
+    utterances: list[Utterance],
+    tokenizer: Tokenizer,
+    framing: Framing,
+    max_seconds: float,
+    fastest: float,
 ) -> tuple[list[Utterance], list[Excluded]]:
     """Part the utterances that can be trained on from those that cannot.
 
     Args:
+        framing: the model's, whose frames CTC needs one of for every piece.
         max_seconds: the longest utterance taken.
         fastest: greatest factor of speed perturbation; it shortens an utterance by as much.
     """
@@ -71,7 +76,7 @@ def split_trainable(
     for utterance in utterances:
         cause = detail = None
         classes = tokenizer.encode(utterance.text)
-        lacking = frames_lacking(classes, utterance.duration / fastest)
+        lacking = frames_lacking(classes, utterance.duration / fastest, framing)
         if not utterance.text.strip():
             cause, detail = "empty text", "the transcript has no word"
         elif tokenizer.unknown in classes:
@@ -87,9 +92,9 @@ def split_trainable(
     return kept, excluded
 
 
-def frames_lacking(classes: list[int], seconds: float) -> int:
+def frames_lacking(classes: list[int], seconds: float, framing: Framing) -> int:
     """Encoder frames that so much audio is short of for these classes; above 0, CTC's loss is infinite."""
-    return frames_needed(classes) - encoded_frames(int(seconds * SAMPLE_RATE))
+    return frames_needed(classes) - framing.encoded(int(seconds * SAMPLE_RATE))
 
 
 def write_excluded(path: str | Path, excluded: list[Excluded]) -> str:

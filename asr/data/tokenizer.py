@@ -54,6 +54,11 @@ class Tokenizer:
         """The class of letters that the training text did not have."""
         return self._processor.unk_id() + 1
 
+    @property
+    def spells(self) -> bool:
+        """Whether it knows how words are spelled: not if it was imported without its pieces' scores."""
+        return any(self._processor.get_score(piece) for piece in range(self.pieces))
+
     def encode(self, text: str) -> list[int]:
         """Text to classes."""
         return [piece + 1 for piece in self._processor.encode(text)]

@@ -2,7 +2,8 @@
 
 CTC learns which pieces come in which order, not how long they last: a piece is one or a few frames somewhere
 in its sound, and blanks fill the rest. So a word's times lie within or near its sound and are not its
-edges. Frame n stands for the 40 ms from 0.04 n s on: its convolutions are centred on 0.04 n + 0.016 s.
+edges. Frame n stands for the time from n to n + 1 times the model's frame length (asr/model/frames.py). With
+frames of 40 ms that lie inside the recording, its convolutions are centred on 0.04 n + 0.016 s.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,6 @@ from torchaudio.functional import forced_align
 
 from asr.data.tokenizer import SPACE, Tokenizer
 from asr.model.ctc import BLANK
-from asr.model.frames import FRAME_SECONDS
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,14 @@ def collapse(path: CTCPath) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
     return classes[starts][kept], starts[kept], ends[kept], best[kept]
 
 
-def words_on_path(path: CTCPath, tokenizer: Tokenizer, first: int = 0) -> list[Word]:
-    """The words that a path spells; ``first`` is its first frame's number in the recording."""
+def words_on_path(path: CTCPath, tokenizer: Tokenizer, frame_seconds: float, first: int = 0) -> list[Word]:
+    """The words that a path spells.
+
+    Args:
+        path: in classes of the tokenizer.
+        frame_seconds: that a frame stands for.
+        first: number of the path's first frame in the recording.
+    """
     pieces, starts, ends, best = collapse(path)
     groups: list[list[int]] = []  # numbers of each word's pieces
     apart = True  # whether the next piece begins a word whatever it is
@@ -88,8 +94,8 @@ def words_on_path(path: CTCPath, tokenizer: Tokenizer, first: int = 0) -> list[W
     return [
         Word(
             tokenizer.decode(pieces[group].tolist()).strip(),
-            round((first + int(starts[group[0]])) * FRAME_SECONDS, 3),
-            round((first + int(ends[group[-1]])) * FRAME_SECONDS, 3),
+            round((first + int(starts[group[0]])) * frame_seconds, 3),
+            round((first + int(ends[group[-1]])) * frame_seconds, 3),
             round(float(np.exp(best[group].min())), 3),
         )
         for group in groups

@@ -11,11 +11,11 @@ import numpy as np
 
 from asr.model.ctc import BLANK
 
-# Frames of 40 ms. Nothing up to 40 s is cut, so that an utterance is decoded as it is when WER is measured.
-LONGEST = 1000
+# Seconds. Nothing up to 40 s is cut, so that an utterance is decoded as it is when WER is measured.
+LONGEST = 40.0
 
 
-def cut_at_pauses(parts: Iterable[np.ndarray], longest: int = LONGEST) -> Iterator[np.ndarray]:
+def cut_at_pauses(parts: Iterable[np.ndarray], longest: int) -> Iterator[np.ndarray]:
     """Log-probabilities (n, classes) of consecutive parts to segments of longest / 4 to longest frames.
 
     The last may be shorter. Joined, they are the parts joined; they do not depend on how these were divided.

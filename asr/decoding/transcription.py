@@ -30,7 +30,6 @@ from asr.decoding.posteriors import log_probs_of
 from asr.decoding.weights import Weights
 from asr.errors import FULL, UserError, report
 from asr.files import atomic_write
-from asr.model.frames import FRAME_SECONDS
 from asr.model.long import long_log_probs, seconds_bar
 from asr.model.recogniser import Model
 
@@ -51,10 +50,15 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class GreedyDecoder:
-    """Recordings' posteriors to what was said, without an LM."""
+    """Recordings' posteriors to what was said, without an LM.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    Args:
+        tokenizer: the acoustic model's.
+        frame_seconds: that one of its frames stands for.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, frame_seconds: float) -> None:
+        self.tokenizer, self.frame_seconds = tokenizer, frame_seconds
 
     def __call__(self, recordings: Sequence[Parts], seconds: float) -> list[Spoken]:
         """Decode recordings that last so many ``seconds`` in all."""
@@ -62,7 +66,8 @@ class GreedyDecoder:
 
     def _decode(self, parts: Parts) -> Spoken:
         path = best_path(parts)
-        return self.tokenizer.decode(collapse(path)[0].tolist()), words_on_path(path, self.tokenizer)
+        text = self.tokenizer.decode(collapse(path)[0].tolist())
+        return text, words_on_path(path, self.tokenizer, self.frame_seconds)
 
 
 class LMDecoder:
@@ -70,22 +75,24 @@ class LMDecoder:
 
     Args:
         tokenizer: the acoustic model's.
+        frame_seconds: that one of its frames stands for.
         pool: to search in; entered.
         weights: how the LM counts.
         together: segments searched at a time.
-        longest: frames of a segment at most.
+        longest: seconds of a segment at most.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
+        frame_seconds: float,
         pool: "BeamPool",
         weights: Weights,
         together: int,
-        longest: int = LONGEST,
+        longest: float = LONGEST,
     ) -> None:
-        self.tokenizer, self.pool, self.together, self.longest = tokenizer, pool, together, longest
-        self.weights = weights
+        self.tokenizer, self.frame_seconds, self.weights = tokenizer, frame_seconds, weights
+        self.pool, self.together, self.longest = pool, together, round(longest / frame_seconds)
 
     def __call__(self, recordings: Sequence[Parts], seconds: float) -> list[Spoken]:
         """Decode recordings that last so many ``seconds`` in all."""
@@ -103,9 +110,9 @@ class LMDecoder:
                 for (number, segment), pieces in zip(group, found, strict=True):
                     texts[number] += self.tokenizer.decode(pieces).split()
                     path = forced_path(segment, pieces)
-                    words[number] += words_on_path(path, self.tokenizer, frames[number])
+                    words[number] += words_on_path(path, self.tokenizer, self.frame_seconds, frames[number])
                     frames[number] += len(segment)
-                    bar.update(FRAME_SECONDS * len(segment))
+                    bar.update(self.frame_seconds * len(segment))
         return [(" ".join(text), times) for text, times in zip(texts, words, strict=True)]
 
 

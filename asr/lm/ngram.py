@@ -34,6 +34,7 @@ from asr.lm.ngram_counts import BOS, EOS, SPECIAL_WORDS, UNK, Packing, count, nu
 
 MAX_ORDER = 6
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
+LEAST = 1e-99  # what is written for a probability or backoff of 0, as SRILM has it
 
 _LINES_PER_BATCH = 50_000
 _BACKOFFS_PER_BATCH = 200_000
@@ -363,5 +364,6 @@ def _texts(tables: list[_Table], start: int, stop: int, vocabulary: np.ndarray, 
 
 
 def _log10(column: Column, start: int, stop: int, kept: np.ndarray) -> list[float]:
-    # Rounding can carry a sum of probabilities past one; adding zero turns -0.0 into 0.0.
-    return (np.minimum(np.log10(column.read(start, stop)[kept]), 0) + 0.0).tolist()
+    # Rounding can carry a sum of probabilities past one; a discount of 0, of very little text, leaves such a
+    # backoff; adding zero turns -0.0 into 0.0.
+    return (np.log10(column.read(start, stop)[kept].clip(LEAST, 1)) + 0.0).tolist()

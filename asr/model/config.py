@@ -1,13 +1,15 @@
 """What a model is, bar its weights: its configuration, read, written and bounded."""
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from operator import attrgetter
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from asr.attention import ATTENTIONS
 from asr.bounds import check_bounds
 from asr.errors import UserError
 from asr.model.conformer import EncoderConfig
+from asr.model.frames import Framing
 from asr.model.frontend import FrontendConfig
 
 
@@ -35,6 +37,11 @@ class ModelConfig:
         check_bounds(self.frontend, "frontend")
         if self.options is not None:
             check_bounds(self.options, self.attention)
+
+    @property
+    def framing(self) -> Framing:
+        """How the model divides time."""
+        return Framing(self.frontend.framing_edges, self.encoder.subsampling.factor)
 
 
 def model_to_dict(config: ModelConfig) -> dict[str, Any]:
@@ -67,8 +74,10 @@ def model_from_dict(plain: dict[str, Any]) -> ModelConfig:
 
 def _section(cls: type, plain: dict[str, Any], name: str):
     """A dataclass from a dict that anyone may have written; raises UserError for a value of a wrong kind."""
-    made = cls(**plain)
-    for field_name, kind in get_type_hints(cls).items():
+    made, kinds = cls(**plain), get_type_hints(cls)
+    inner = [key for key in plain if is_dataclass(kinds[key])]
+    made = replace(made, **{key: _section(kinds[key], plain[key], f"{name}.{key}") for key in inner})
+    for field_name, kind in kinds.items():
         if not _is_a(getattr(made, field_name), kind):
             raise UserError(f"{name}.{field_name} {getattr(made, field_name)!r}: wrong kind of value")
     return made
@@ -76,7 +85,7 @@ def _section(cls: type, plain: dict[str, Any], name: str):
 
 def _is_a(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
-        return value in get_args(kind)
+        return any(type(value) is type(one) and value == one for one in get_args(kind))
     if get_origin(kind) is tuple:
         return isinstance(value, (list, tuple)) and all(_is_a(item, get_args(kind)[0]) for item in value)
     if kind is float:
@@ -93,5 +102,5 @@ def check_ranges(checks: dict[str, bool], config: Any) -> None:
     """Raise UserError for the first option that is out of range; its value is in ``config``."""
     for option, good in checks.items():
         if not good:
-            section, name = option.removeprefix("--").split(".")
-            raise UserError(f"{option} {getattr(getattr(config, section), name)}: out of range")
+            value = attrgetter(option.removeprefix("--"))(config)
+            raise UserError(f"{option} {value}: out of range")

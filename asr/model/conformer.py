@@ -1,6 +1,6 @@
 """The Conformer encoder (Gulati et al., arXiv 2005.08100) with selectable self-attention."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -11,7 +11,23 @@ from asr.attention import ATTENTIONS
 from asr.bounds import bounded
 from asr.distributed import moments_over_ranks
 from asr.errors import UserError
-from asr.model.frames import halve, valid_frames
+from asr.model.frames import subsampled, valid_frames
+
+
+@dataclass(frozen=True)
+class SubsamplingConfig:
+    """How features become the encoder's frames.
+
+    Args:
+        kind: full (3x3 convolutions, as in Conformer) or depthwise (depthwise ones but for the first, as in
+            FastConformer, arXiv 2305.05084: cheaper).
+        factor: 10 ms features a frame: 4 (frames of 40 ms) or 8 (80 ms, half as many for the encoder).
+        channels: of the convolutions; 0 for the encoder's dim.
+    """
+
+    kind: Literal["full", "depthwise"] = "full"
+    factor: Literal[4, 8] = 4
+    channels: int = bounded(0, 0, 4096)
 
 
 @dataclass(frozen=True)
@@ -23,11 +39,12 @@ class EncoderConfig:
         dim: model dimension D.
         layers: number of Conformer blocks.
         heads: attention heads.
-        kernel: width of the depthwise convolution in frames of 40 ms; odd.
+        kernel: width of the depthwise convolution in encoded frames; odd.
         expansion: width of the feed-forward layers as a multiple of dim.
         dropout: dropout after every module.
         batch_norm: statistics in training of the frames of all processes' batches (all), or of each one's own
             (local: no messages; validation and checkpoints then have the first process's averages).
+        subsampling: how features become frames.
     """
 
     size: str = "S"
@@ -38,6 +55,7 @@ class EncoderConfig:
     expansion: int = bounded(4, 1, 64)
     dropout: float = bounded(0.1, 0, 0.99)
     batch_norm: Literal["all", "local"] = "all"
+    subsampling: SubsamplingConfig = field(default_factory=SubsamplingConfig)
 
 
 # XS is ours, for tests and the demo; S, M, L are the Conformer paper's Table 1.
@@ -64,7 +82,7 @@ def resolve_size(config: EncoderConfig) -> EncoderConfig:
 
 
 class Encoder(nn.Module):
-    """Features to encoded frames, four times fewer.
+    """Features to encoded frames, four or eight times fewer.
 
     Args:
         config: size and shape.
@@ -88,7 +106,7 @@ class Encoder(nn.Module):
             raise UserError(f"--attention {attention}: unknown; choose one of {known}")
         config = resolve_size(config)
         self.dim = config.dim
-        self.subsampling = Subsampling(features, config.dim)
+        self.subsampling = Subsampling(features, config.dim, config.subsampling)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList()
         for _ in range(config.layers):
@@ -96,7 +114,7 @@ class Encoder(nn.Module):
             self.blocks.append(ConformerBlock(config, mechanism))
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """features (B, T, F) and lengths (B,) in frames to (B, N, D) and lengths (B,), N = ceil(T/4).
+        """features (B, T, F) and lengths (B,) in frames to (B, N, D) and lengths (B,), N = ceil(T / factor).
 
         Lengths may stay on the CPU while features are elsewhere, and come back from where they were.
         """
@@ -115,7 +133,7 @@ class Encoder(nn.Module):
         middle = x
         for block in self.blocks[half:]:
             x = block(x, valid)
-        return x, middle, halve(halve(lengths))
+        return x, middle, subsampled(lengths, self.subsampling.factor)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Run the blocks under torch.compile, bar the attention cores, which have kernels of their own.
@@ -135,23 +153,46 @@ class Encoder(nn.Module):
 
 
 class Subsampling(nn.Module):
-    """Two 3x3 convolutions of stride 2, then a linear layer: 10 ms frames to 40 ms frames."""
+    """Two or three convolutions of kernel 3 and stride 2, each with a ReLU, then a linear layer.
 
-    def __init__(self, features: int, dim: int) -> None:
+    With depthwise convolutions, a pointwise one follows each (FastConformer, arXiv 2305.05084).
+
+    Args:
+        features: mel bins F.
+        dim: D.
+        config: kind, factor and channels.
+    """
+
+    def __init__(self, features: int, dim: int, config: SubsamplingConfig | None = None) -> None:
         super().__init__()
-        self.first = nn.Conv2d(1, dim, kernel_size=3, stride=2, padding=1)
-        self.second = nn.Conv2d(dim, dim, kernel_size=3, stride=2, padding=1)
-        self.project = nn.Linear(dim * halve(halve(features)), dim)
+        config = config or SubsamplingConfig()
+        channels = config.channels or dim
+        self.factor = config.factor
+        self.first = nn.Conv2d(1, channels, kernel_size=3, stride=2, padding=1)
+        self.second = _stride(channels, config.kind)
+        if self.factor == 8:
+            self.third = _stride(channels, config.kind)
+        self.project = nn.Linear(channels * subsampled(features, self.factor), dim)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, F), lengths (B,) to (B, N, D), lengths (B,)."""
         x = x[:, None].contiguous(memory_format=torch.channels_last)
-        for convolution in (self.first, self.second):
+        for convolution in (self.first, self.second, *([self.third] if self.factor == 8 else [])):
             # The frame after an utterance's last must be zero, as if the batch ended there.
             x = x * valid_frames(lengths, x.shape[2])[:, None, :, None]
             x = F.relu(convolution(x))
-            lengths = halve(lengths)
+            lengths = subsampled(lengths, 2)
         return self.project(x.permute(0, 2, 3, 1).flatten(2)), lengths
+
+
+def _stride(channels: int, kind: str) -> nn.Module:
+    """A convolution (B, C, T, F) to (B, C, T/2, F/2)."""
+    if kind == "full":
+        return nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1, groups=channels),
+        nn.Conv2d(channels, channels, kernel_size=1),
+    )
 
 
 class ConformerBlock(nn.Module):

@@ -1,6 +1,8 @@
 """Waveforms to normalised log-mel features, on whatever device the batch is, and their augmentation."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 import torchaudio
@@ -8,7 +10,7 @@ import torchaudio.functional as AF
 from torch import Tensor, nn
 
 from asr.bounds import bounded
-from asr.model.frames import FFT, HOP, SAMPLE_RATE, WINDOW, frame_lengths, valid_frames
+from asr.model.frames import FFT, HOP, SAMPLE_RATE, WINDOW, Edges, Framing, valid_frames
 
 # Nats. Above a recording's bandwidth a bin hardly moves: do not blow its noise up.
 SMALLEST_DEVIATION = 0.5
@@ -19,6 +21,8 @@ class FrontendConfig:
     """Features and their augmentation.
 
     Args:
+        kind: htk (our own) or nemo (those of NVIDIA NeMo's models: pre-emphasis, Slaney's mel scale).
+        edges: of kind nemo, how the ends of an utterance are framed: new (NeMo 2.5 and later) or old.
         mels: number of mel bins.
         f_max: top of the highest mel bin in Hz. Lower it where recordings differ in bandwidth.
         frequency_masks: SpecAugment's frequency masks per utterance.
@@ -28,6 +32,8 @@ class FrontendConfig:
         speeds: speed perturbation: one of these factors is drawn for every training batch.
     """
 
+    kind: Literal["htk", "nemo"] = "htk"
+    edges: Literal["new", "old"] = "new"
     mels: int = bounded(80, 1, 1024)
     f_max: float = bounded(8000.0, 1, SAMPLE_RATE / 2)
     frequency_masks: int = bounded(2, 0, 1000)
@@ -36,19 +42,27 @@ class FrontendConfig:
     time_width: float = bounded(0.05, 0, 1)
     speeds: tuple[float, ...] = bounded((0.9, 1.0, 1.1), 0.5, 2)
 
+    @property
+    def framing_edges(self) -> Edges:
+        """How windows lie at the ends of an utterance."""
+        return self.edges if self.kind == "nemo" else "inside"
+
 
 class Frontend(nn.Module):
     """Waveforms to log-mel, each mel bin normalised to mean 0 and deviation 1 over its utterance.
 
     Augments in training mode only. Every frame lies inside its utterance, so that padding cannot
-    reach it.
+    reach it. Other kinds override ``MEL`` and the four steps from ``prepare`` to ``divisor``.
     """
+
+    MEL: ClassVar[dict[str, Any]] = {}  # options of the mel spectrogram beside those that all kinds share
 
     def __init__(self, config: FrontendConfig) -> None:
         super().__init__()
         self.config = config
+        self.framing = Framing(config.framing_edges)
         self.mel = torchaudio.transforms.MelSpectrogram(
-            SAMPLE_RATE, FFT, WINDOW, HOP, f_max=config.f_max, n_mels=config.mels, center=False
+            SAMPLE_RATE, FFT, WINDOW, HOP, f_max=config.f_max, n_mels=config.mels, center=False, **self.MEL
         )
 
     @torch.no_grad()
@@ -63,22 +77,46 @@ class Frontend(nn.Module):
             waveforms = as_float(waveforms)
             if self.training:
                 waveforms, lengths = self.perturb_speed(waveforms, lengths)
-            x = self.log_mel(waveforms)
-            lengths = frame_lengths(lengths)
-            on_device = lengths.to(x.device, non_blocking=True)  # for masks; the device is not waited for
-            x = normalise(x, valid_frames(on_device, x.shape[1]))
+            on_device = lengths.to(waveforms.device, non_blocking=True)  # the device is not waited for
+            x = self.log_mel(self.prepare(waveforms, on_device))
+            lengths, on_device = (self.framing.features(n) for n in (lengths, on_device))
+            x = self.normalise(x, valid_frames(on_device, x.shape[1]))
             if not self.training:
                 return x, lengths
             return torch.cat([self.mask(x, on_device) for _ in range(views)]), lengths.repeat(views)
 
-    def log_mel(self, waveforms: Tensor) -> Tensor:
-        """waveforms (B, S), as ``forward`` takes them, to log-mel (B, T, mels), not normalised."""
-        waveforms = as_float(waveforms)  # again: long recordings come here directly
+    def prepare(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        """waveforms (B, S), lengths (B,) to what windows are laid over, (B, S + pads)."""
+        return waveforms
+
+    def prepare_parts(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """``prepare`` of one recording that comes in parts, (n,) each."""
+        return iter(parts)
+
+    def log_mel(self, prepared: Tensor) -> Tensor:
+        """Prepared waveforms (B, S) to log-mel (B, T, mels), not normalised."""
         # A recording shorter than one window still gives one frame.
-        shortfall = FFT - waveforms.shape[1]
+        shortfall = FFT - prepared.shape[1]
         if shortfall > 0:
-            waveforms = torch.nn.functional.pad(waveforms, (0, shortfall))
-        return self.mel(waveforms).transpose(1, 2).clamp(min=1e-8).log()
+            prepared = torch.nn.functional.pad(prepared, (0, shortfall))
+        return self.log(self.mel(prepared)).transpose(1, 2)
+
+    def log(self, mel: Tensor) -> Tensor:
+        """Logarithm of energies that may be 0."""
+        return mel.clamp(min=1e-8).log()
+
+    def divisor(self, squares: Tensor, count) -> Tensor:
+        """What to divide a bin by, whose ``count`` values have this sum of squares about their mean."""
+        return (squares / count).sqrt().clamp(min=SMALLEST_DEVIATION)
+
+    def normalise(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Mean 0 and deviation 1 per utterance and mel bin; zero on padding. x (B, T, F), valid (B, T)."""
+        keep = valid[..., None]
+        count = keep.sum(1, keepdim=True).clamp(min=1)
+        # In fp64, as rounding would be all that is left of a bin that stands still.
+        mean = ((x * keep).sum(1, keepdim=True, dtype=torch.float64) / count).to(x.dtype)
+        x = (x - mean) * keep
+        return x / self.divisor(x.square().sum(1, keepdim=True), count)
 
     def perturb_speed(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Play the batch at one of the configured speeds (Ko et al. 2015, Interspeech)."""
@@ -105,16 +143,6 @@ class Frontend(nn.Module):
 def as_float(waveforms: Tensor) -> Tensor:
     """16-bit samples to [-1, 1]; floats as they are. On the device, to which half as many bytes travel."""
     return waveforms if waveforms.is_floating_point() else waveforms / 32768
-
-
-def normalise(x: Tensor, valid: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 per utterance and mel bin; zero on padding. x (B, T, F), valid (B, T)."""
-    keep = valid[..., None]
-    count = keep.sum(1, keepdim=True).clamp(min=1)
-    mean = (x * keep).sum(1, keepdim=True) / count
-    x = (x - mean) * keep
-    deviation = (x.square().sum(1, keepdim=True) / count).sqrt()
-    return x / deviation.clamp(min=SMALLEST_DEVIATION)
 
 
 def _random_bands(count: int, widest, size: Tensor, n: int) -> Tensor:

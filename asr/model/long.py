@@ -16,12 +16,12 @@ from tqdm import tqdm
 from asr.attention import Frames
 from asr.attention.base import at_least_fp32
 from asr.model.conformer import ConformerBlock, Encoder, Subsampling
-from asr.model.frames import FFT, FRAME_SECONDS, HOP, frame_lengths, halve
-from asr.model.frontend import SMALLEST_DEVIATION, Frontend
+from asr.model.frames import FFT, HOP, Framing, subsampled
+from asr.model.frontend import Frontend, as_float
 from asr.model.recogniser import Model
 
 Advance = Callable[[int], None]  # told of encoder frames that a pass is done with
-CHUNK = 1024  # encoder frames, 41 s: small enough for caches, large enough to keep cores busy
+CHUNK = 1024  # encoder frames, 41 or 82 s: small enough for caches, large enough to keep cores busy
 
 
 def long_log_probs(
@@ -36,10 +36,10 @@ def long_log_probs(
         show: title of a progress bar; none where it is empty or output is not a terminal.
 
     Yields:
-        (n, classes) fp32 on the model's device for consecutive chunks of n frames of 40 ms.
+        (n, classes) fp32 on the model's device for consecutive chunks of n frames.
     """
     with torch.inference_mode():
-        features = long_features(model.frontend, waveform, 4 * chunk)
+        features = long_features(model.frontend, waveform, model.framing.factor * chunk)
         encoded = encode_long(model.encoder, features, chunk, show)
         del features
     for start, end in _spans(len(encoded), chunk):
@@ -53,19 +53,20 @@ def long_features(frontend: Frontend, waveform: Tensor | Iterable[Tensor], chunk
     """Normalised log-mel features (T, F) of a waveform (S,) or its parts, ``chunk`` frames at a time."""
     device = frontend.mel.spectrogram.window.device
     parts = waveform.split(chunk * HOP) if isinstance(waveform, Tensor) else waveform
+    prepared = frontend.prepare_parts(map(as_float, parts))
     features = torch.cat(
-        [frontend.log_mel(samples.to(device)[None])[0] for samples in _windows(parts, chunk)]
+        [frontend.log_mel(samples.to(device)[None])[0] for samples in _windows(prepared, chunk)]
     )
     total = len(features)
     # Sums of a million frames are exact to fp32 only in fp64.
     mean = torch.zeros(frontend.config.mels, dtype=torch.float64, device=device)
     for start, end in _spans(total, chunk):
         mean += features[start:end].sum(0, dtype=torch.float64) / total
-    variance = torch.zeros_like(mean)
+    squares = torch.zeros_like(mean)
     for start, end in _spans(total, chunk):
-        features[start:end] -= mean.float()
-        variance += features[start:end].square().sum(0, dtype=torch.float64) / total
-    features /= variance.sqrt().clamp(min=SMALLEST_DEVIATION).float()
+        features[start:end] -= mean.to(features)
+        squares += features[start:end].square().sum(0, dtype=torch.float64)
+    features /= frontend.divisor(squares, total).to(features)
     return features
 
 
@@ -79,12 +80,12 @@ def _windows(parts: Iterable[Tensor], chunk: int) -> Iterator[Tensor]:
             yield held[:whole]
             held, first = held[chunk * HOP :], False
     if first or len(held) >= FFT:  # a recording shorter than a window has a frame too
-        yield held[: (frame_lengths(len(held)) - 1) * HOP + FFT]
+        yield held[: max(0, len(held) - FFT) // HOP * HOP + FFT]
 
 
 @torch.inference_mode()
 def encode_long(encoder: Encoder, features: Tensor, chunk: int = CHUNK, show: str = "") -> Tensor:
-    """Features (T, F) of one recording to encoded frames (N, D), N = ceil(T / 4).
+    """Features (T, F) of one recording to encoded frames (N, D), N = ceil(T / factor).
 
     Args:
         encoder: in evaluation mode; on whose device the features must be.
@@ -102,12 +103,14 @@ def encode_long(encoder: Encoder, features: Tensor, chunk: int = CHUNK, show: st
 
 
 def _encode(encoder: Encoder, features: Tensor, chunk: int, show: str) -> Tensor:
-    spans = _spans(halve(halve(len(features))), chunk)
+    factor = encoder.subsampling.factor
+    spans = _spans(subsampled(len(features), factor), chunk)
+    frame_seconds = Framing(factor=factor).seconds
     passes = 1 + len(encoder.blocks)
-    with seconds_bar(show, FRAME_SECONDS * spans[-1][1]) as bar:
+    with seconds_bar(show, frame_seconds * spans[-1][1]) as bar:
 
         def advance(frames: int) -> None:
-            bar.update(FRAME_SECONDS * frames / passes)
+            bar.update(frame_seconds * frames / passes)
 
         x = _subsample(encoder.subsampling, features, encoder.dim, spans, advance)
         spare = torch.empty_like(x)
@@ -134,7 +137,7 @@ def _subsample(subsampling: Subsampling, features: Tensor, dim: int, spans, adva
     for start, end in spans:
         # One encoded frame more on either side, and away with it: it saw zeros in its neighbours' place.
         first = max(0, start - 1)
-        part = features[4 * first : 4 * (end + 1)]
+        part = features[subsampling.factor * first : subsampling.factor * (end + 1)]
         encoded, _ = subsampling(part[None], torch.tensor([len(part)], device=x.device))
         x[start:end] = encoded[0, start - first : end - first]
         advance(end - start)

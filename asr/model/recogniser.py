@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from asr.model.config import ModelConfig
 from asr.model.conformer import Encoder
 from asr.model.ctc import CTCHead
-from asr.model.frontend import Frontend
+from asr.model.nemo_frontend import make_frontend
 
 
 class Model(nn.Module):
@@ -18,7 +18,8 @@ class Model(nn.Module):
 
     def __init__(self, config: ModelConfig, pieces: int) -> None:
         super().__init__()
-        self.frontend = Frontend(config.frontend)
+        self.framing = config.framing
+        self.frontend = make_frontend(config.frontend)
         self.encoder = Encoder(
             config.encoder,
             config.frontend.mels,
@@ -31,8 +32,8 @@ class Model(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """waveforms (B, S), lengths (B,) in samples to (B, N, classes) fp32 and lengths (B,).
 
-        One frame stands for 40 ms. Frames beyond an utterance's length mean nothing. Lengths may stay on the
-        CPU while waveforms are elsewhere, and come back from where they were.
+        One frame stands for ``framing.seconds``. Frames beyond an utterance's length mean nothing. Lengths
+        may stay on the CPU while waveforms are elsewhere, and come back from where they were.
         """
         features, lengths = self.frontend(waveforms, lengths)
         x, lengths = self.encoder(features, lengths)

@@ -28,11 +28,17 @@ class TrainingData:
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config = config.data
+        if not tokenizer.spells:
+            raise UserError(
+                f"--data.tokenizer {config.data.tokenizer}: imported without what says how to spell words; "
+                "import the model again with --tokenizer, from its .nemo file"
+            )
         self.train: list[Utterance]
         self.excluded: list[Excluded]
         self.train, self.excluded = split_trainable(
             read_splits(config.data.folder, config.data.train),
             tokenizer,
+            config.model.framing,
             config.data.max_seconds,
             fastest=max(config.model.frontend.speeds),
         )
@@ -41,7 +47,8 @@ class TrainingData:
         self.dev = read_splits(config.data.folder, [config.data.dev])
         if not any(utterance.text.strip() for utterance in self.dev):
             raise UserError(f"--data.dev {config.data.dev}: no utterance has a word to validate on")
-        self.lost = sum(frames_lacking(tokenizer.encode(u.text), u.duration) > 0 for u in self.dev)
+        framing = config.model.framing
+        self.lost = sum(frames_lacking(tokenizer.encode(u.text), u.duration, framing) > 0 for u in self.dev)
 
     @property
     def durations(self) -> list[float]:

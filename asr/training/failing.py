@@ -50,6 +50,9 @@ class EndTogether(Callback):
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             self.store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30))
             self.rank = trainer.global_rank
+            # Lightning kills the process that launched others when it sees that one of them failed: with the
+            # status of SIGKILL, and maybe before the error is told. That process's own end is enough.
+            self.launched = trainer.local_rank > 0 and not torch.distributed.is_torchelastic_launched()
             threading.Thread(target=self._watch, daemon=True).start()
 
     def teardown(self, trainer, task, stage: str) -> None:
@@ -72,7 +75,7 @@ class EndTogether(Callback):
         if self.rank == 0:
             time.sleep(3 * LOOK_EVERY)  # it holds the store, which the others still want to look into
         # Not by way of Lightning's teardown, which waits for a device that may wait for the other ranks.
-        _exit(status)
+        self._exit(status)
 
     def _watch(self) -> None:
         while not self.over.wait(LOOK_EVERY):
@@ -90,7 +93,12 @@ class EndTogether(Callback):
                 self.store.wait([f"{self.failed}: told"], timedelta(seconds=GRACE))
             except RuntimeError:
                 print("error: a process of this run failed and could not say why", file=sys.stderr)
-        _exit(1)
+        self._exit(1)
+
+    def _exit(self, status: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0 if self.launched else status)
 
 
 def _tell(error: Exception) -> int:
@@ -106,9 +114,3 @@ def _tell(error: Exception) -> int:
     except Exception:
         traceback.print_exception(error)
     return 1
-
-
-def _exit(status: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

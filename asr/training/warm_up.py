@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 
 from asr.attention import fused
 from asr.data.batches import make_batches
-from asr.model.frames import SAMPLE_RATE, encoded_frames
+from asr.model.frames import SAMPLE_RATE, Framing
 from asr.training.config import Config
 
 
@@ -39,18 +39,23 @@ class WarmUp(Callback):
         """(utterances, frames) of the batches at each speed; later epochs' differ by little."""
         training, speeds = self.config.training, self.config.model.frontend.speeds
         views = 2 if training.consistency else 1
-        return _shapes(self.durations, training.seconds, speeds, views) | _shapes(
-            self.dev_durations, training.seconds
+        framing = self.config.model.framing
+        return _shapes(self.durations, training.seconds, framing, speeds, views) | _shapes(
+            self.dev_durations, training.seconds, framing
         )
 
 
 def _shapes(
-    durations: Sequence[float], seconds: float, speeds: Sequence[float] = (1.0,), views: int = 1
+    durations: Sequence[float],
+    seconds: float,
+    framing: Framing,
+    speeds: Sequence[float] = (1.0,),
+    views: int = 1,
 ) -> set[tuple[int, int]]:
     found = set()
     for batch in make_batches(durations, seconds, rng=None):
         samples = SAMPLE_RATE * max(durations[index] for index in batch)
-        found |= {(views * len(batch), encoded_frames(round(samples / speed))) for speed in speeds}
+        found |= {(views * len(batch), framing.encoded(round(samples / speed))) for speed in speeds}
     return found
 
 

@@ -3,10 +3,11 @@
 # decoding -> table of word error rates. The speech is made by espeak-ng: it shows that everything works
 # and says nothing about recognising people.
 #
-#   bash recipes/demo/run.sh [--attention NAME] [--stage K] [--stop-stage K] [--out DIR]
-#        [--data DIR] [-- OPTIONS OF train.py]
+#   bash recipes/demo/run.sh [--attention NAME] [--encoder conformer|fastconformer] [--stage K]
+#        [--stop-stage K] [--out DIR] [--data DIR] [-- OPTIONS OF train.py]
 #
 # --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent.
+# --encoder NAME    conformer (40 ms frames) or fastconformer (80 ms frames by depthwise subsampling: cheaper).
 # --data DIR   where the corpus is made (default data/demo).
 #
 # Stages: 0 corpus, 1 tokenizer, 2 language model, 3 training, 4 decoding.
@@ -14,8 +15,11 @@
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
 data=${data:-${data_root:-data/demo}}
-out=${out:-exp/demo/$attention}
-config=recipes/demo/conformer_xs.yaml
+name=$attention
+[ "$encoder" = conformer ] || name=$encoder-$name
+out=${out:-exp/demo/$name}
+config=recipes/demo/${encoder}_xs.yaml
+[ -f "$config" ] || die "--encoder $encoder: choose conformer or fastconformer"
 training=(--config "$config" --attention "$attention" --out "$out"
   --data.folder "$data" --data.tokenizer "$data/tokenizer.model" --resume auto)
 check_training "${training[@]}"

@@ -2,11 +2,12 @@
 # LibriSpeech, 960 hours: corpus -> packing -> tokenizer -> 4-gram LM -> training -> table for dev-clean,
 # dev-other, test-clean and test-other.
 #
-#   bash recipes/librispeech/run.sh [--attention NAME] [--size s|m|l] [--devices N]
-#        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
+#   bash recipes/librispeech/run.sh [--attention NAME] [--encoder conformer|fastconformer] [--size s|m|l]
+#        [--devices N] [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
 #        [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
 #
 # --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent.
+# --encoder NAME    conformer (40 ms frames) or fastconformer (80 ms frames by depthwise subsampling: cheaper).
 # --data-root DIR   LibriSpeech in its own layout; without it all seven archives are downloaded from
 #                   OpenSLR 12 (61 GB, and as much again unpacked) to data/downloads.
 # --lm-text FILE    build the 4-gram from this text; without it OpenSLR 11's 4-gram is downloaded.
@@ -23,9 +24,11 @@ source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
 splits=(train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test-clean test-other)
 data=${data:-data/librispeech}
-out=${out:-exp/librispeech/$attention-$size}
-config=recipes/librispeech/conformer_$size.yaml
-[ -f "$config" ] || die "--size $size: choose one of s, m, l"
+name=$attention-$size
+[ "$encoder" = conformer ] || name=$encoder-$name
+out=${out:-exp/librispeech/$name}
+config=recipes/librispeech/${encoder}_$size.yaml
+[ -f "$config" ] || die "--encoder $encoder, --size $size: choose conformer or fastconformer, and s, m or l"
 training=(--config "$config" --attention "$attention" --out "$out" --training.devices "$devices"
   --data.folder "$data/packed" --data.tokenizer "$data/tokenizer.model" --resume auto)
 check_training "${training[@]}"

@@ -2,11 +2,12 @@
 # Mini LibriSpeech: 5.3 hours of read speech (OpenSLR 31), for one GPU (--size s) or, to see every stage
 # work on real speech, a CPU (--size xs).
 #
-#   bash recipes/mini_librispeech/run.sh [--attention NAME] [--size s|xs]
+#   bash recipes/mini_librispeech/run.sh [--attention NAME] [--encoder conformer|fastconformer] [--size s|xs]
 #        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
 #        [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
 #
 # --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent.
+# --encoder NAME    conformer (40 ms frames) or fastconformer (80 ms frames by depthwise subsampling: cheaper).
 # --data-root DIR   a folder in LibriSpeech's layout with train-clean-5 and dev-clean-2 (or dev-clean-half,
 #                   or dev-clean); without it the corpus is downloaded from OpenSLR (0.46 GB).
 # --lm-text FILE    text for 3-gram and 4-gram LMs, plain, .gz or .xz, one sentence a line; without it
@@ -22,9 +23,11 @@
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
 data=${data:-data/mini_librispeech}
-out=${out:-exp/mini_librispeech/$attention-$size}
-config=recipes/mini_librispeech/conformer_$size.yaml
-[ -f "$config" ] || die "--size $size: choose s or xs"
+name=$attention-$size
+[ "$encoder" = conformer ] || name=$encoder-$name
+out=${out:-exp/mini_librispeech/$name}
+config=recipes/mini_librispeech/${encoder}_$size.yaml
+[ -f "$config" ] || die "--encoder $encoder, --size $size: choose conformer or fastconformer, and s or xs"
 training=(--config "$config" --attention "$attention" --out "$out" --training.devices "$devices"
   --data.folder "$data" --data.tokenizer "$data/tokenizer.model" --resume auto)
 check_training "${training[@]}"

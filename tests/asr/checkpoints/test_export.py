@@ -229,6 +229,15 @@ def set_in(section, **values):
     return lambda about: about["model"][section].update(values)
 
 
+def test_folders_from_before_subsampling_and_features_had_kinds_load(checkpoint, folder):
+    def strip(about):
+        del about["model"]["encoder"]["subsampling"], about["model"]["frontend"]["kind"]
+        del about["model"]["frontend"]["edges"]
+
+    edit(folder, strip)
+    assert torch.equal(log_probs(folder), log_probs(checkpoint))
+
+
 BAD_CONFIGS = {
     "unknown key": (lambda about: about.update(colour="red"), "unknown: colour"),
     "missing key": (lambda about: about.pop("pieces"), "unknown: pieces"),
@@ -258,6 +267,14 @@ BAD_CONFIGS = {
     "wider": (set_in("options", lepe=5), r"attention\.lepe\.weight is missing"),
     "even kernel": (set_in("encoder", kernel=4), "must be odd"),
     "heads": (set_in("encoder", heads=3), "not a multiple"),
+    "subsampling not a table": (set_in("encoder", subsampling="full"), "mapping"),
+    "unknown subsampling": (set_in("encoder", subsampling={"kind": "half"}), "kind 'half': wrong kind"),
+    "factor": (set_in("encoder", subsampling={"factor": 8.0}), "encoder.subsampling.factor 8.0: wrong kind"),
+    "channels": (
+        set_in("encoder", subsampling={"channels": 10**9}),
+        "subsampling.channels 1000000000: out of",
+    ),
+    "unknown features": (set_in("frontend", kind="mfcc"), "frontend.kind 'mfcc': wrong kind"),
     "no mels": (set_in("frontend", mels=0), "--frontend.mels 0: out of range"),
     "too many mels": (set_in("frontend", mels=10**12), "--frontend.mels 1000000000000: out of range"),
     "one mel more": (set_in("frontend", mels=79), "do not fit the configuration"),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,11 +15,11 @@ from asr.attention.inline import InlineOptions
 from asr.attention.mala import MalaOptions
 from asr.attention.softmax import SoftmaxOptions
 from asr.checkpoints.checkpoint import Recipe, load_model, pack_recipe, write_checkpoint
-from asr.checkpoints.onnx_export import largest_difference, main, to_onnx
+from asr.checkpoints.onnx_export import largest_difference, main, metadata, to_onnx
 from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.errors import UserError
 from asr.model.config import ModelConfig
-from asr.model.conformer import EncoderConfig
+from asr.model.conformer import EncoderConfig, SubsamplingConfig
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 
@@ -107,6 +108,22 @@ def test_with_the_front_end_it_takes_waveforms(checkpoint, heard):
         assert frames.tolist() == expected_frames.tolist() and found.shape == expected.shape
         for row, n in enumerate(frames):
             np.testing.assert_allclose(found[row, :n], expected[row, :n].numpy(), atol=10 * CLOSE)
+
+
+@pytest.mark.parametrize("edges", ["new", "old"])
+def test_imported_models_take_waveforms(edges):
+    subsampling = SubsamplingConfig("depthwise", 8, 6)
+    config = ModelConfig(
+        "softmax",
+        encoder=replace(ENCODER, subsampling=subsampling),
+        frontend=FrontendConfig(kind="nemo", edges=edges, mels=20),
+    )
+    torch.manual_seed(0)
+    model = Model(config, TOKENIZER.pieces).eval()
+    data = to_onnx(model, Recipe(config, TOKENIZER), waveforms=True)
+    assert largest_difference(data, model, waveforms=True) < 10 * CLOSE
+    facts = metadata(Recipe(config, TOKENIZER), True)
+    assert (facts["features"], facts["edges"], facts["subsampling"]) == ("nemo", edges, "8")
 
 
 def test_the_file_says_what_it_needs(heard):

@@ -19,6 +19,7 @@ from asr.data.batches import (
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.errors import UserError
+from asr.model.frames import Framing
 
 durations = st.lists(st.floats(0.1, 30), min_size=1, max_size=60)
 
@@ -97,7 +98,7 @@ def test_what_cannot_be_trained_on_is_told_by_cause(tokenizer, tmp_path):
         utterance("crowded", 0.3, "ABBA BAB ABBA"),
         utterance("strange", 2.0, "ab ba"),
     ]
-    kept, excluded = split_trainable(items, tokenizer, max_seconds=20, fastest=1.1)
+    kept, excluded = split_trainable(items, tokenizer, Framing(), max_seconds=20, fastest=1.1)
     assert [item.id for item in kept] == ["good"]
     assert {item.id: item.cause for item in excluded} == {
         "long": "too long",
@@ -109,6 +110,15 @@ def test_what_cannot_be_trained_on_is_told_by_cause(tokenizer, tmp_path):
     assert told == "1 empty text, 1 letters that the tokenizer lacks, 1 more tokens than frames, 1 too long"
     lines = (tmp_path / "excluded.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["long", "empty", "crowded", "strange"]
+
+
+def test_longer_frames_leave_more_utterances_out(tokenizer):
+    """1 s has 97 features: 25 frames of 40 ms, or 13 of 80 ms."""
+    items = [utterance("twenty", 1.0, "AB" * 10)]
+    for framing, trainable in ((Framing(factor=4), True), (Framing(factor=8), False)):
+        kept, excluded = split_trainable(items, tokenizer, framing, max_seconds=20, fastest=1.0)
+        assert bool(kept) == trainable
+        assert [item.cause for item in excluded] == ([] if trainable else ["more tokens than frames"])
 
 
 def test_batches_are_padded_with_zeros(tokenizer, tmp_path):

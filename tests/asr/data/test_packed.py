@@ -119,7 +119,6 @@ def test_packed_batches_stay_16_bit_and_mixed_ones_do_not(tokenizer, tmp_path):
             torch.manual_seed(1)
             features.append(frontend(batch.waveforms, batch.lengths)[0])
         assert torch.equal(*features)
-    assert torch.equal(frontend.log_mel(both.waveforms), frontend.log_mel(mixed.waveforms))
 
 
 @settings(max_examples=8, deadline=None)

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.decoding.alignment import CTCPath, best_path, collapse, forced_path, words_on_path
 from asr.decoding.greedy import greedy
-from asr.decoding.pauses import LONGEST, cut_at_pauses
+from asr.decoding.pauses import cut_at_pauses
 from asr.model.ctc import BLANK, frames_needed
+
+LONGEST = 1000  # frames
 
 
 @pytest.fixture(scope="module", params=["unigram", "char"])
@@ -69,7 +71,7 @@ def test_greedy_decoding_in_parts_is_that_of_the_whole(n, cuts, seed):
 def test_words_on_a_path_are_the_words_of_its_text(tokenizer, data):
     classes = data.draw(st.lists(st.integers(0, tokenizer.pieces), max_size=40))
     log_probs = np.log(np.linspace(0.1, 0.9, len(classes), dtype=np.float32))
-    words = words_on_path(CTCPath(np.array(classes, dtype=int), log_probs), tokenizer, first=25)
+    words = words_on_path(CTCPath(np.array(classes, dtype=int), log_probs), tokenizer, 0.04, first=25)
     text = tokenizer.decode(spelled(classes))
     assert " ".join(word.text for word in words) == " ".join(text.split())
     times = [time for word in words for time in (word.start, word.end)]
@@ -87,7 +89,7 @@ def test_times_and_confidences_by_hand(tokenizer):
     first = 2 + len(space)
     log_probs[first : first + 2 * len(sounding) : 2] = np.log(0.8)  # each piece's better frame
     log_probs[-1] = np.log(0.25)
-    one, two = words_on_path(CTCPath(np.array(classes), log_probs), tokenizer)
+    one, two = words_on_path(CTCPath(np.array(classes), log_probs), tokenizer, 0.04)
     assert (one.text, two.text) == ("CAT", "CAT")
     assert (one.start, one.end) == pytest.approx((0.04 * first, 0.04 * (first + 2 * len(sounding))))
     assert (two.start, two.end) == pytest.approx((0.04 * (len(classes) - len(sounding)), 0.04 * len(classes)))
@@ -101,7 +103,7 @@ def test_forced_words_lie_where_they_were_said(tokenizer):
     log_probs[range(len(classes)), classes] = -0.01
     forced = forced_path(log_probs, pieces)
     assert forced.classes.tolist() == classes
-    assert [word.text for word in words_on_path(forced, tokenizer)] == ["THE", "CAT", "SAT"]
+    assert [word.text for word in words_on_path(forced, tokenizer, 0.04)] == ["THE", "CAT", "SAT"]
     assert (forced_path(log_probs, []).classes == BLANK).all()
 
 
@@ -118,11 +120,11 @@ def noisy_pauses(n: int, seed: int) -> np.ndarray:
 @given(st.integers(1, 6000), st.lists(st.integers(0, 5999), max_size=12), st.integers(0, 10**6))
 def test_segments_do_not_depend_on_the_parts(n, cuts, seed):
     log_probs = noisy_pauses(n, seed)
-    segments = list(cut_at_pauses(split(log_probs, cuts)))
+    segments = list(cut_at_pauses(split(log_probs, cuts), LONGEST))
     assert np.array_equal(np.concatenate(segments), log_probs)
     assert all(LONGEST // 4 <= len(segment) <= LONGEST for segment in segments[:-1])
     assert 1 <= len(segments[-1]) <= LONGEST
-    again = list(cut_at_pauses([log_probs]))
+    again = list(cut_at_pauses([log_probs], LONGEST))
     assert [len(segment) for segment in segments] == [len(segment) for segment in again]
 
 
@@ -130,13 +132,13 @@ def test_the_longest_pause_is_cut_in_the_middle():
     log_probs = np.tile(np.log(np.float32([0.1, 0.7, 0.2])), (LONGEST + 500, 1))
     for start, end in ((100, 200), (400, 410), (600, 640), (900, 905)):
         log_probs[start:end] = np.log(np.float32([0.8, 0.1, 0.1]))
-    assert [len(segment) for segment in cut_at_pauses([log_probs])] == [620, LONGEST + 500 - 620]
+    assert [len(segment) for segment in cut_at_pauses([log_probs], LONGEST)] == [620, LONGEST + 500 - 620]
     speech = log_probs[:50].repeat(LONGEST // 25, axis=0)  # nothing but speech
     speech[LONGEST // 4 + 30, BLANK] = np.log(0.3)
-    assert next(cut_at_pauses([speech])).shape[0] == LONGEST // 4 + 30
+    assert next(cut_at_pauses([speech], LONGEST)).shape[0] == LONGEST // 4 + 30
 
 
 def test_what_is_short_is_not_cut():
     log_probs = np.zeros((LONGEST, 3), np.float32)
-    assert len(list(cut_at_pauses([log_probs[:400], log_probs[400:]]))) == 1
-    assert list(cut_at_pauses([])) == []
+    assert len(list(cut_at_pauses([log_probs[:400], log_probs[400:]], LONGEST))) == 1
+    assert list(cut_at_pauses([], LONGEST)) == []

@@ -20,10 +20,11 @@ from asr.decoding.weights import Weights
 from asr.errors import UserError
 from asr.lm import build as lm
 from asr.model.config import ModelConfig
-from asr.model.conformer import EncoderConfig
-from asr.model.frames import encoded_frames
+from asr.model.conformer import EncoderConfig, SubsamplingConfig
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
+
+FRAME = 0.04  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def transcripts(model, decoder, arguments, batch_seconds=120.0):
 
 
 def test_greedy_is_the_best_path_of_each_by_itself(model, tokenizer, paths):
-    found = transcripts(model, GreedyDecoder(tokenizer), paths)
+    found = transcripts(model, GreedyDecoder(tokenizer, FRAME), paths)
     assert [item.path for item in found] == list(map(str, paths))
     assert len({item.text for item in found}) > 5
     for item, path in zip(found, paths, strict=True):
@@ -83,10 +84,27 @@ def test_greedy_is_the_best_path_of_each_by_itself(model, tokenizer, paths):
         assert all(0 <= word.start < word.end <= item.duration for word in item.words)
 
 
+@pytest.mark.parametrize("kind", [{}, {"kind": "nemo"}, {"kind": "nemo", "edges": "old"}], ids=str)
+def test_times_are_in_the_model_s_own_frames(tokenizer, joined, kind):
+    torch.manual_seed(0)
+    subsampling = SubsamplingConfig("depthwise", 8, 16)
+    encoder = EncoderConfig(dim=16, layers=1, heads=2, kernel=5, subsampling=subsampling)
+    config = ModelConfig("mala", encoder=encoder, frontend=FrontendConfig(mels=20, **kind))
+    model = Model(config, tokenizer.pieces).eval()
+    with torch.no_grad():
+        model.head.project.weight *= 12
+    decoder = GreedyDecoder(tokenizer, model.framing.seconds)
+    [whole], [in_parts] = (transcripts(model, decoder, [joined], seconds) for seconds in (120.0, 1.0))
+    assert whole == in_parts and len(whole.words) > 5
+    assert whole.words[-1].end > 0.8 * whole.duration  # frames of 40 ms would end in the middle
+    for word in whole.words[:-1]:
+        assert word.start / 0.08 == pytest.approx(round(word.start / 0.08), abs=0.02)
+
+
 def test_batches_change_neither_order_nor_text(model, tokenizer, paths):
-    wanted = transcripts(model, GreedyDecoder(tokenizer), paths)
+    wanted = transcripts(model, GreedyDecoder(tokenizer, FRAME), paths)
     for batch_seconds in (1e-3, 2.0, 5.0):  # all by the long path; in several windows; in fewer
-        found = transcripts(model, GreedyDecoder(tokenizer), paths, batch_seconds)
+        found = transcripts(model, GreedyDecoder(tokenizer, FRAME), paths, batch_seconds)
         assert [(item.path, item.text) for item in found] == [(item.path, item.text) for item in wanted]
 
 
@@ -95,14 +113,14 @@ def test_windows_give_the_first_before_the_last_is_read(model, tokenizer, paths)
         while True:
             yield from find_recordings(paths)
 
-    found = transcribe(endless(), model, GreedyDecoder(tokenizer), 2.0)
+    found = transcribe(endless(), model, GreedyDecoder(tokenizer, FRAME), 2.0)
     assert next(found).path == str(paths[0])
 
 
 def test_long_is_as_short(model, tokenizer, joined, pool):
     # 4 s, so that there is something to cut.
-    lm_decoder = LMDecoder(tokenizer, pool, Weights(0.5, 1.0, 3.0), together=3, longest=100)
-    for decoder in (GreedyDecoder(tokenizer), lm_decoder):
+    lm_decoder = LMDecoder(tokenizer, FRAME, pool, Weights(0.5, 1.0, 3.0), together=3, longest=4.0)
+    for decoder in (GreedyDecoder(tokenizer, FRAME), lm_decoder):
         [whole] = transcripts(model, decoder, [joined])
         [in_parts] = transcripts(model, decoder, [joined], batch_seconds=1.0)
         assert whole.text == in_parts.text and whole.words == in_parts.words
@@ -113,8 +131,8 @@ def test_long_is_as_short(model, tokenizer, joined, pool):
 
 @pytest.mark.parametrize("name, parts", [("greedy", 300), ("lm", 60)])
 def test_posteriors_of_a_long_recording_are_dropped_as_they_are_decoded(tokenizer, pool, name, parts):
-    lm_decoder = LMDecoder(tokenizer, pool, Weights(0.5, 1.0, 3.0), together=2)
-    decoder = GreedyDecoder(tokenizer) if name == "greedy" else lm_decoder
+    lm_decoder = LMDecoder(tokenizer, FRAME, pool, Weights(0.5, 1.0, 3.0), together=2)
+    decoder = GreedyDecoder(tokenizer, FRAME) if name == "greedy" else lm_decoder
     silence = np.full((500, tokenizer.pieces + 1), -9, np.float32)
     silence[:, 0] = -1e-3
     tracemalloc.start()
@@ -128,7 +146,7 @@ def test_posteriors_of_a_long_recording_are_dropped_as_they_are_decoded(tokenize
 
 
 def test_lm_words_are_the_hypothesis(model, tokenizer, paths, pool):
-    decoder = LMDecoder(tokenizer, pool, Weights(0.5, 1.0, 3.0), together=4)
+    decoder = LMDecoder(tokenizer, FRAME, pool, Weights(0.5, 1.0, 3.0), together=4)
     for item in transcripts(model, decoder, paths):
         assert " ".join(word.text for word in item.words) == item.text
         assert all(0 <= word.start < word.end <= item.duration for word in item.words)
@@ -142,13 +160,13 @@ def test_a_bad_recording_stands_in_its_place(model, tokenizer, paths, tmp_path, 
     content[len(content) // 2] ^= 0x55  # its header is right: it shows only as it is read
     damaged.write_bytes(content)
     arguments = [paths[0], damaged, tmp_path / "gone.wav", paths[1]]
-    found = transcripts(model, GreedyDecoder(tokenizer), arguments, batch_seconds)
+    found = transcripts(model, GreedyDecoder(tokenizer, FRAME), arguments, batch_seconds)
     assert [isinstance(item, UserError) for item in found] == [False, True, True, False]
     assert "damaged.flac: truncated or damaged" in str(found[1]) and "no such file" in str(found[2])
     assert [found[0].path, found[3].path] == [str(paths[0]), str(paths[1])]
     assert all(
         isinstance(item, UserError)
-        for item in transcripts(model, GreedyDecoder(tokenizer), [damaged], batch_seconds)
+        for item in transcripts(model, GreedyDecoder(tokenizer, FRAME), [damaged], batch_seconds)
     )
 
 
@@ -172,7 +190,7 @@ def raising(work, when):
 def test_a_recording_that_nobody_can_read(model, tokenizer, paths, monkeypatch, capsys, where, batch_seconds):
     for name in ["duration"] if where == "duration" else ["load", "stream"]:
         monkeypatch.setattr(audio, name, raising(getattr(audio, name), lambda path, *_: path == paths[1]))
-    assert run(paths[:3], Output(), model, GreedyDecoder(tokenizer), batch_seconds) == 1
+    assert run(paths[:3], Output(), model, GreedyDecoder(tokenizer, FRAME), batch_seconds) == 1
     shown = capsys.readouterr()
     assert [line.partition(": ")[0] for line in shown.out.splitlines()] == [str(paths[0]), str(paths[2])]
     assert shown.err == f"error: {paths[1]}: cannot be transcribed: Strange: two lines\n"
@@ -181,9 +199,9 @@ def test_a_recording_that_nobody_can_read(model, tokenizer, paths, monkeypatch, 
 @pytest.mark.parametrize("where", ["model", "decoder"])
 def test_a_recording_that_the_model_or_the_search_cannot_take(model, tokenizer, paths, capsys, where):
     """Its batch, or its window, goes on without it."""
-    decoder = GreedyDecoder(tokenizer)
+    decoder = GreedyDecoder(tokenizer, FRAME)
     samples = len(audio.load(paths[1]))  # by which it is known
-    frames = encoded_frames(samples)
+    frames = model.framing.encoded(samples)
     if where == "model":
         hook = model.register_forward_pre_hook(
             raising(lambda *_: None, lambda _, inputs: samples in inputs[1])
@@ -215,7 +233,7 @@ def test_a_transcript_that_cannot_be_written_stops_no_other(model, tokenizer, pa
     long_name = tmp_path / f"{'x' * 250}.wav"  # whose temporary file's name is longer than any may be
     shutil.copy(paths[0], long_name)
     out = tmp_path / "out"
-    assert run([long_name, paths[1]], Output(folder=out), model, GreedyDecoder(tokenizer), 120.0) == 1
+    assert run([long_name, paths[1]], Output(folder=out), model, GreedyDecoder(tokenizer, FRAME), 120.0) == 1
     shown = capsys.readouterr()
     assert [path.name for path in out.iterdir()] == [f"{paths[1].stem}.txt"]
     assert shown.err.count("\n") == 1 and "xxx.txt: cannot be written: File name too long" in shown.err
@@ -225,7 +243,7 @@ def test_a_transcript_that_cannot_be_written_stops_no_other(model, tokenizer, pa
 def test_the_shortest_recording(model, tokenizer, tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(1), 16000)
     for batch_seconds in (1e-5, 120.0):
-        [item] = transcripts(model, GreedyDecoder(tokenizer), [tmp_path / "a.wav"], batch_seconds)
+        [item] = transcripts(model, GreedyDecoder(tokenizer, FRAME), [tmp_path / "a.wav"], batch_seconds)
         assert all(word.end <= item.duration for word in item.words)
 
 
@@ -247,7 +265,7 @@ def test_outputs_never_meet(tmp_path):
 
 
 def test_captions_of_several_want_a_folder(model, tokenizer, paths, tmp_path, capsys):
-    decoder = GreedyDecoder(tokenizer)
+    decoder = GreedyDecoder(tokenizer, FRAME)
     with pytest.raises(UserError, match="--out a folder"):
         run(paths[:2], Output("srt"), model, decoder, 120.0)
     assert run(paths[:1], Output("vtt"), model, decoder, 120.0) == 0

@@ -8,8 +8,16 @@ from hypothesis import strategies as st
 
 from asr.attention import ATTENTIONS
 from asr.errors import UserError
-from asr.model.conformer import SIZES, Encoder, EncoderConfig, MaskedBatchNorm, resolve_size
-from asr.model.frames import halve, valid_frames
+from asr.model.conformer import (
+    SIZES,
+    Encoder,
+    EncoderConfig,
+    MaskedBatchNorm,
+    Subsampling,
+    SubsamplingConfig,
+    resolve_size,
+)
+from asr.model.frames import subsampled, valid_frames
 
 TINY = EncoderConfig(dim=16, layers=2, heads=2, kernel=5, dropout=0.0)
 
@@ -41,8 +49,29 @@ def test_padding_and_batch_mates_change_nothing(attention, lengths, extra):
     together, frames = encoder(features, torch.tensor(lengths))
     for row, length in enumerate(lengths):
         alone, n = encoder(features[row : row + 1, :length], torch.tensor([length]))
-        assert n.item() == frames[row].item() == halve(halve(length)) == alone.shape[1]
+        assert n.item() == frames[row].item() == subsampled(length, 4) == alone.shape[1]
         assert torch.allclose(together[row, : n.item()], alone[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("factor", [4, 8])
+@pytest.mark.parametrize("kind", ["full", "depthwise"])
+def test_every_subsampling_leaves_padding_out(kind, factor):
+    torch.manual_seed(0)
+    subsampling = Subsampling(20, 16, SubsamplingConfig(kind, factor, channels=6)).double()
+    features, lengths = torch.randn(5, 70, 20, dtype=torch.float64), [70, 33, 32, 9, 1]
+    together, frames = subsampling(features, torch.tensor(lengths))
+    for row, length in enumerate(lengths):
+        alone, n = subsampling(features[row : row + 1, :length], torch.tensor([length]))
+        assert n.item() == frames[row].item() == -(-length // factor) == alone.shape[1]
+        assert torch.allclose(together[row, : n.item()], alone[0], atol=1e-12)
+
+
+def test_depthwise_subsampling_is_that_of_fastconformer():
+    """Its weights: 3x3 for one channel, then for two strides 3x3 a channel and a matrix of channels."""
+    channels, dim, mels = 256, 144, 80
+    convolutions = 10 * channels + 2 * (10 * channels + channels * (channels + 1))
+    subsampling = Subsampling(mels, dim, SubsamplingConfig("depthwise", 8, channels))
+    assert count(subsampling) == convolutions + (channels * mels // 8 + 1) * dim
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

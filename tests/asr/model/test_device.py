@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from asr.attention import ATTENTIONS
-from asr.decoding.evaluation import log_probs_of
+from asr.decoding.posteriors import log_probs_of
 from asr.errors import UserError
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig

@@ -1,5 +1,7 @@
 """Recordings in chunks against recordings at once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,18 +13,19 @@ from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.posteriors import compute_posteriors
 from asr.model.config import ModelConfig
-from asr.model.conformer import Encoder, EncoderConfig
-from asr.model.frames import frame_lengths
-from asr.model.frontend import Frontend, FrontendConfig
+from asr.model.conformer import Encoder, EncoderConfig, SubsamplingConfig
+from asr.model.frontend import FrontendConfig
 from asr.model.long import encode_long, long_features, long_log_probs
+from asr.model.nemo_frontend import make_frontend
 from asr.model.recogniser import Model
 
 TINY = EncoderConfig(dim=16, layers=2, heads=2, kernel=5, dropout=0.1)
+SUBSAMPLINGS = [SubsamplingConfig(kind, factor, 6) for kind in ("full", "depthwise") for factor in (4, 8)]
 
 
-def make_encoder(attention: str, positions: str = "auto", options=None) -> Encoder:
+def make_encoder(attention: str, positions: str = "auto", options=None, config=TINY) -> Encoder:
     torch.manual_seed(0)
-    encoder = Encoder(TINY, 20, attention, positions, options).double().eval()
+    encoder = Encoder(config, 20, attention, positions, options).double().eval()
     for buffer in encoder.buffers():
         buffer.uniform_(0.5, 2)
     return encoder
@@ -41,15 +44,26 @@ def test_chunks_encode_to_what_the_whole_encodes_to(attention, positions, n, chu
     assert torch.allclose(encode_long(encoder, features, chunk), whole[0], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS, ids=str)
+@settings(max_examples=8, deadline=None)
+@given(n=st.integers(1, 150), chunk=st.integers(1, 20))
+def test_chunks_of_every_subsampling(subsampling, n, chunk):
+    encoder = make_encoder("mala", config=replace(TINY, subsampling=subsampling))
+    features = torch.randn(n, 20, dtype=torch.float64)
+    whole, _ = encoder(features[None], torch.tensor([n]))
+    assert torch.allclose(encode_long(encoder, features, chunk), whole[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [{}, {"kind": "nemo"}, {"kind": "nemo", "edges": "old"}], ids=str)
 @settings(max_examples=15, deadline=None)
-@given(samples=st.integers(1, 30_000), chunk=st.integers(1, 60), part=st.integers(100, 9000))
-def test_features_in_chunks_equal_features_at_once(samples, chunk, part):
-    frontend = Frontend(FrontendConfig(mels=20)).eval()
-    waveform = torch.randn(samples)
+@given(samples=st.integers(1, 30_000), chunk=st.integers(1, 60), part=st.integers(1, 9000))
+def test_features_in_chunks_equal_features_at_once(kind, samples, chunk, part):
+    frontend = make_frontend(FrontendConfig(mels=20, **kind)).double().eval()
+    waveform = torch.randn(samples, dtype=torch.float64)
     whole, lengths = frontend(waveform[None], torch.tensor([samples]))
     features = long_features(frontend, waveform, chunk)
-    assert features.shape == (frame_lengths(samples), 20) and lengths.item() == len(features)
-    assert torch.allclose(features, whole[0], atol=1e-4)
+    assert features.shape == (frontend.framing.features(samples), 20) and lengths.item() == len(features)
+    assert torch.allclose(features, whole[0], atol=1e-5)
     assert torch.allclose(long_features(frontend, iter(waveform.split(part)), chunk), features, atol=1e-5)
 
 
