@@ -90,7 +90,7 @@ def _check_options(before: Before, config: Config) -> None:
             raise _another_run(before, f"--training.{name} {here}", f"was trained with {there}")
     if training.steps < before.steps:  # else the run would end at once, as if it had done as it was told
         raise UserError(
-            f"--training.steps {training.steps}: {before.path} has done {before.steps} already; ask for more, "
+            f"--training.steps {training.steps}: {before.path} has done {before.steps} already: raise them, "
             f"or {_ADVICE.format(before.path)}"
         )
     if config.init and config.init != before.content.get("init", config.init):
