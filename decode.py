@@ -237,7 +237,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tune-on", nargs="+", default=[], help="dev splits to tune on (default: all dev* in --data)")
     add("--beam", type=int, default=BEAM, help="hypotheses kept in beam search (%(default)s)")
     add("--out", type=Path, help="folder for wer.json and the hypotheses, or for transcripts")
-    add("--attention", default="", help="refuse a checkpoint trained with another mechanism")
+    add("--attention", default="", help="refuse a checkpoint trained with another mechanism or list of them")
     add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokenizer")
     add("--batch-seconds", type=float, default=120.0, help="audio in a batch (%(default)s)")
     add("--jobs", type=int, default=cpu_count(), help="processes for beam search (%(default)s)")

@@ -116,7 +116,7 @@ def study(checkpoint: Path, waveform: Tensor) -> Study:
 
 
 def _positions(model: Model) -> str:
-    return model.encoder.blocks[0].attention.positions
+    return ", ".join(dict.fromkeys(item.positions for item in model.encoder.mechanisms.values()))
 
 
 def draw_maps(studies: list[Study], head: int) -> Figure:

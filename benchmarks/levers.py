@@ -47,7 +47,7 @@ def make_step(args: argparse.Namespace, batch: Batch, dtype, options: dict) -> C
     def step() -> None:
         for _ in range(config.accumulate):
             with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-                loss, _ = training_loss(model, batch, config)
+                loss = training_loss(model, batch, config).total
             (loss / config.accumulate).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()

@@ -14,7 +14,7 @@ from asr.model.frontend import FrontendConfig
 def count(size: str, attention: str, **extras) -> int:
     """Parameters of the encoder alone: the head's depend on the vocabulary."""
     options = ATTENTIONS[attention].Options(**extras)
-    encoder = Encoder(EncoderConfig(size), FrontendConfig().mels, attention, "auto", options)
+    encoder = Encoder(EncoderConfig(size), FrontendConfig().mels, attention, "auto", {attention: options})
     return sum(p.numel() for p in encoder.parameters())
 
 

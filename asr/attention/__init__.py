@@ -14,6 +14,7 @@ from asr.attention.linear import LinearAttention
 from asr.attention.mala import MagnitudeAwareLinearAttention
 from asr.attention.nala import NormAwareLinearAttention
 from asr.attention.softmax import SoftmaxAttention
+from asr.errors import UserError
 
 ATTENTIONS: dict[str, type[SelfAttention]] = {
     "softmax": SoftmaxAttention,
@@ -27,4 +28,22 @@ ATTENTIONS: dict[str, type[SelfAttention]] = {
     "agent": AgentAttention,
 }
 
-__all__ = ["ATTENTIONS", "Frames", "SelfAttention"]
+
+def parse_attention(text: str) -> tuple[str, ...]:
+    """The mechanisms that ``--attention`` names: one, or several with commas between them, one a layer.
+
+    Where there are more layers, the list is repeated over them: ``mala,mala,mala,softmax`` makes every fourth
+    layer softmax.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in ATTENTIONS:
+            known = ", ".join(ATTENTIONS)
+            raise UserError(f"--attention {text}: {name!r} is unknown; choose from {known}")
+    return names
+
+
+__all__ = ["ATTENTIONS", "Frames", "SelfAttention", "parse_attention"]

@@ -201,13 +201,14 @@ def load_weights(model: Model, content: dict[str, Any], path: str | Path) -> Non
         UserError: they do not fit it; ``path`` is named.
     """
     try:
-        model.load_state_dict(_weights(content))
+        model.load_state_dict(weights_of(content))
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{path}: weights do not fit the configuration: {reason}") from None
 
 
-def _weights(content: dict[str, Any]) -> dict[str, Tensor]:
+def weights_of(content: dict[str, Any]) -> dict[str, Tensor]:
+    """A checkpoint's weights by their names in the model, the averaged ones if it has them."""
     prefix = "model."
     return content.get("average") or {
         name.removeprefix(prefix): value
@@ -218,7 +219,7 @@ def _weights(content: dict[str, Any]) -> dict[str, Tensor]:
 
 def _check_sizes(content: dict[str, Any], recipe: Recipe, path: str | Path) -> None:
     """Raise UserError where configuration and weights differ in size, before memory is taken for a model."""
-    found, config = _weights(content), recipe.model
+    found, config = weights_of(content), recipe.model
     misfit = f"{path}: weights do not fit the configuration"
     try:
         size = resolve_size(config.encoder)

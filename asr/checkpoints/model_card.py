@@ -16,7 +16,7 @@ _CARD = """\
 
 | | |
 |---|---|
-| attention | {attention}, positions {positions}{options} |
+| attention | {about} |
 | encoder | {layers} blocks, dimension {dim}, {heads} heads, convolution over {kernel} frames |
 | parameters | {parameters:,} |
 | output | CTC over {pieces} SentencePiece pieces (tokenizer {digest}) and the blank; {frame:g} ms a frame |
@@ -92,9 +92,6 @@ def model_card(
         origin: of an imported model, where it comes from.
     """
     encoder = resolve_size(config.encoder)
-    options = model_to_dict(config)["options"]
-    default = ATTENTIONS[config.attention].POSITIONS[0]
-    positions = default if config.positions == "auto" else config.positions
     steps, seconds = trained
     lm = ""
     if results and "lm_weight" in results:
@@ -103,8 +100,7 @@ def model_card(
         lm += f" --unknown-penalty {results['unknown_penalty']:g}"
     return _CARD.format(
         attention=config.attention,
-        positions=positions,
-        options="".join(f", {name} {value}" for name, value in options.items()),
+        about=_attention(config),
         layers=encoder.layers,
         dim=encoder.dim,
         heads=encoder.heads,
@@ -126,6 +122,16 @@ def model_card(
         results=_results(results) if results else "No table was given when the model was exported.",
         lm=lm,
     )
+
+
+def _attention(config: ModelConfig) -> str:
+    """Each mechanism with its positions and options, and which layers have it where there are several."""
+    parts = []
+    for name, options in model_to_dict(config)["options"].items():
+        positions = ATTENTIONS[name].POSITIONS[0] if config.positions == "auto" else config.positions
+        parts.append(", ".join([name, f"positions {positions}", *(f"{o} {v}" for o, v in options.items())]))
+    several = f"{config.attention} by layer, repeated; " if len(parts) > 1 else ""
+    return several + "; ".join(parts)
 
 
 def _kind(averaged: bool, imported: bool) -> str:

@@ -64,6 +64,7 @@ def split_trainable(
     framing: Framing,
     max_seconds: float,
     fastest: float,
+    transcripts: bool = True,
 ) -> tuple[list[Utterance], list[Excluded]]:
     """Part the utterances that can be trained on from those that cannot.
 
@@ -71,13 +72,17 @@ def split_trainable(
         framing: the model's, whose frames CTC needs one of for every piece.
         max_seconds: the longest utterance taken.
         fastest: greatest factor of speed perturbation; it shortens an utterance by as much.
+        transcripts: whether they are trained on; else only an utterance's length matters.
     """
     kept, excluded = [], []
     for utterance in utterances:
         cause = detail = None
         classes = tokenizer.encode(utterance.text)
         lacking = frames_lacking(classes, utterance.duration / fastest, framing)
-        if not utterance.text.strip():
+        if not transcripts:
+            if utterance.duration > max_seconds:
+                cause, detail = "too long", f"{utterance.duration:.1f} s"
+        elif not utterance.text.strip():
             cause, detail = "empty text", "the transcript has no word"
         elif tokenizer.unknown in classes:
             cause, detail = "letters that the tokenizer lacks", utterance.text

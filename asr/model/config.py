@@ -1,11 +1,12 @@
 """What a model is, bar its weights: its configuration, read, written and bounded."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from asr.attention import ATTENTIONS
+from asr.attention import ATTENTIONS, parse_attention
 from asr.bounds import check_bounds
 from asr.errors import UserError
 from asr.model.conformer import EncoderConfig
@@ -18,25 +19,29 @@ class ModelConfig:
     """Everything that decides the model's function, bar its weights.
 
     Args:
-        attention: self-attention mechanism.
-        positions: auto (the mechanism's own default), relative, rotary, sinusoid or none.
-        options: the mechanism's options.
+        attention: self-attention mechanism, or several with commas, one a layer (asr/attention/__init__.py).
+        positions: auto (each mechanism's own default), relative, rotary, sinusoid or none.
+        options: the mechanisms' options by their names; defaults are filled in.
         encoder: size and shape of the Conformer.
         frontend: features and their augmentation.
     """
 
     attention: str = "mala"
     positions: str = "auto"
-    options: Any = None
+    options: Mapping[str, Any] | None = None
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
 
     def __post_init__(self) -> None:
-        """Raise UserError for a number out of its bounds, whoever wrote it."""
+        """Raise UserError for an unknown mechanism or a number out of its bounds, whoever wrote it."""
+        names = dict.fromkeys(parse_attention(self.attention))
+        given = self.options or {}
+        options = {name: given.get(name) or ATTENTIONS[name].Options() for name in names}
+        object.__setattr__(self, "options", options)
         check_bounds(self.encoder, "encoder")
         check_bounds(self.frontend, "frontend")
-        if self.options is not None:
-            check_bounds(self.options, self.attention)
+        for name, chosen in self.options.items():
+            check_bounds(chosen, name)
 
     @property
     def framing(self) -> Framing:
@@ -47,7 +52,6 @@ class ModelConfig:
 def model_to_dict(config: ModelConfig) -> dict[str, Any]:
     """Plain dicts, lists, numbers and strings: what a checkpoint may hold."""
     plain = asdict(config)
-    plain["options"] = asdict(config.options or ATTENTIONS[config.attention].Options())
     plain["frontend"]["speeds"] = list(config.frontend.speeds)
     return plain
 
@@ -55,15 +59,18 @@ def model_to_dict(config: ModelConfig) -> dict[str, Any]:
 def model_from_dict(plain: dict[str, Any]) -> ModelConfig:
     """Inverse of ``model_to_dict``; raises UserError where names are unknown or values cannot be."""
     attention = plain.get("attention") if isinstance(plain, dict) else None
-    if not isinstance(attention, str) or attention not in ATTENTIONS:
-        raise UserError(f"attention {attention!r} is not one of {', '.join(ATTENTIONS)}")
-    sections = {
-        "options": ATTENTIONS[attention].Options,
-        "encoder": EncoderConfig,
-        "frontend": FrontendConfig,
-    }
+    if not isinstance(attention, str):
+        raise UserError(f"attention {attention!r} is not the name of one")
+    names = parse_attention(attention)
+    sections = {"encoder": EncoderConfig, "frontend": FrontendConfig}
     try:
         parts = {name: _section(cls, plain[name], name) for name, cls in sections.items()}
+        options = plain["options"]
+        if attention in ATTENTIONS and attention not in options:
+            options = {attention: options}  # as it was written before there were lists
+        parts["options"] = {name: _section(ATTENTIONS[name].Options, options[name], name) for name in names}
+        if unknown := options.keys() - parts["options"].keys():
+            raise UserError(f"options of {', '.join(sorted(unknown))}, which the model does not have")
         config = ModelConfig(**{**plain, **parts})
     except (TypeError, KeyError) as error:
         raise UserError(f"model configuration: {error}") from None

@@ -1,13 +1,15 @@
 """The Conformer encoder (Gulati et al., arXiv 2005.08100) with selectable self-attention."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from itertools import cycle, islice
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.attention import ATTENTIONS
+from asr.attention import ATTENTIONS, SelfAttention, parse_attention
 from asr.bounds import bounded
 from asr.distributed import moments_over_ranks
 from asr.errors import UserError
@@ -87,9 +89,9 @@ class Encoder(nn.Module):
     Args:
         config: size and shape.
         features: number of mel bins.
-        attention: a name in the registry.
-        positions: ``auto`` or one of the mechanism's own.
-        options: the mechanism's ``Options``, or None for its defaults.
+        attention: a name in the registry, or several with commas, one a layer, repeated over the layers.
+        positions: ``auto`` or one of every mechanism's own.
+        options: the mechanisms' ``Options`` by their names; their defaults for those that are not there.
     """
 
     def __init__(
@@ -98,20 +100,26 @@ class Encoder(nn.Module):
         features: int,
         attention: str,
         positions: str = "auto",
-        options=None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if attention not in ATTENTIONS:
-            known = ", ".join(ATTENTIONS)
-            raise UserError(f"--attention {attention}: unknown; choose one of {known}")
+        names, options = parse_attention(attention), options or {}
         config = resolve_size(config)
+        if len(names) > config.layers:
+            raise UserError(f"--attention {attention}: names {len(names)} layers of {config.layers}")
         self.dim = config.dim
         self.subsampling = Subsampling(features, config.dim, config.subsampling)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList()
-        for _ in range(config.layers):
-            mechanism = ATTENTIONS[attention](config.dim, config.heads, positions, options)
+        self.names = tuple(islice(cycle(names), config.layers))
+        for name in self.names:
+            mechanism = ATTENTIONS[name](config.dim, config.heads, positions, options.get(name))
             self.blocks.append(ConformerBlock(config, mechanism))
+
+    @property
+    def mechanisms(self) -> dict[str, SelfAttention]:
+        """One attention layer of each mechanism, by name."""
+        return {name: block.attention for name, block in zip(self.names, self.blocks, strict=True)}
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """features (B, T, F) and lengths (B,) in frames to (B, N, D) and lengths (B,), N = ceil(T / factor).
@@ -146,10 +154,14 @@ class Encoder(nn.Module):
 
     def attention_core(self, device: torch.device, dtype: torch.dtype = torch.float32) -> str:
         """In words, what computes the attention core from such q, k and v, and why no fused kernel does."""
-        attention = self.blocks[0].attention
-        q = torch.empty(1, attention.heads, 1, attention.head_dim, device=device, dtype=dtype)
-        reason = attention.eager_because(q)
-        return f"eager PyTorch ({reason})" if reason else attention.FUSED
+        cores = {}
+        for name, attention in self.mechanisms.items():
+            q = torch.empty(1, attention.heads, 1, attention.head_dim, device=device, dtype=dtype)
+            reason = attention.eager_because(q)
+            cores[name] = f"eager PyTorch ({reason})" if reason else attention.FUSED
+        if len(set(cores.values())) == 1:
+            return next(iter(cores.values()))
+        return "; ".join(f"{name}: {core}" for name, core in cores.items())
 
 
 class Subsampling(nn.Module):

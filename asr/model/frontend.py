@@ -73,17 +73,32 @@ class Frontend(nn.Module):
         mode with several ``views``, the batch comes so many times, each masked anew: (views B, T, mels).
         Lengths may stay on the CPU while waveforms are elsewhere, and come back from where they were.
         """
+        waveforms, lengths = self.perturb(waveforms, lengths)
+        return self.masked(*self.features(waveforms, lengths), views)
+
+    @torch.no_grad()
+    def perturb(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """``forward``'s first step: as floats, and in training mode at another speed."""
         with torch.autocast(waveforms.device.type, enabled=False):
             waveforms = as_float(waveforms)
-            if self.training:
-                waveforms, lengths = self.perturb_speed(waveforms, lengths)
+            return self.perturb_speed(waveforms, lengths) if self.training else (waveforms, lengths)
+
+    @torch.no_grad()
+    def features(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The second: floats (B, S), lengths (B,) to features (B, T, mels), lengths (B,)."""
+        with torch.autocast(waveforms.device.type, enabled=False):
             on_device = lengths.to(waveforms.device, non_blocking=True)  # the device is not waited for
             x = self.log_mel(self.prepare(waveforms, on_device))
             lengths, on_device = (self.framing.features(n) for n in (lengths, on_device))
-            x = self.normalise(x, valid_frames(on_device, x.shape[1]))
-            if not self.training:
-                return x, lengths
-            return torch.cat([self.mask(x, on_device) for _ in range(views)]), lengths.repeat(views)
+            return self.normalise(x, valid_frames(on_device, x.shape[1])), lengths
+
+    @torch.no_grad()
+    def masked(self, x: Tensor, lengths: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
+        """The last: in training mode the features so many times, each masked anew."""
+        if not self.training:
+            return x, lengths
+        on_device = lengths.to(x.device, non_blocking=True)
+        return torch.cat([self.mask(x, on_device) for _ in range(views)]), lengths.repeat(views)
 
     def prepare(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """waveforms (B, S), lengths (B,) to what windows are laid over, (B, S + pads)."""

@@ -8,15 +8,16 @@ import math
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from asr.attention import ATTENTIONS
+from asr.attention import ATTENTIONS, parse_attention
 from asr.errors import UserError, run_program
 from asr.model.config import ModelConfig, check_ranges, model_ranges, model_to_dict
-from asr.model.conformer import EncoderConfig
+from asr.model.conformer import SIZES, EncoderConfig
 from asr.model.frontend import FrontendConfig
+from asr.training.beginning import model_to_begin_from
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,17 @@ class TrainingConfig:
         clip: greatest gradient norm.
         average: decay of the exponential moving average of the weights, with which is validated and
             decoded; 0 for none.
+        teacher: checkpoint, exported folder or FILE.nemo, with the same tokenizer and frame rate, to learn
+            from by the three losses named distil; none where it is empty.
+        ctc: weight of CTC on the transcripts; 0 needs none, and utterances without text are trained on too.
+        distil_posteriors: weight of the divergence of CTC posteriors from the teacher's, in nats a frame.
+        distil_encoder: weight of the mean squared difference of the last layer from the teacher's.
+        distil_attention: weight of the relative squared error of each layer's attention, given the teacher's
+            input to it; for a student of the teacher's dimension and layers. Alone (with ctc 0) it trains the
+            attention layers side by side and nothing else, which is cheaper.
+        distil_masks: whom SpecAugment masks: the student, or both.
+        distil_start: weights (the attention starts from those that it has) or nearest (with each head's
+            queries shifted so that each layer's starts nearest to the teacher's; MALA gains most).
         consistency: weight of the consistency between two SpecAugment views of each batch (CR-CTC,
             0.2 in its paper); 0 for none. A step then passes the batch twice.
         intermediate: weight of a second CTC loss, on the middle block (0.3 in its paper); 0 for none.
@@ -84,6 +96,13 @@ class TrainingConfig:
     weight_decay: float = 1e-3
     clip: float = 5.0
     average: float = 0.999
+    teacher: str = ""
+    ctc: float = 1.0
+    distil_posteriors: float = 0.0
+    distil_encoder: float = 0.0
+    distil_attention: float = 0.0
+    distil_masks: Literal["student", "both"] = "student"
+    distil_start: Literal["weights", "nearest"] = "weights"
     consistency: float = 0.0
     intermediate: float = 0.0
     skip_limit: int = 20
@@ -95,6 +114,21 @@ class TrainingConfig:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     nodes: int = 1
+
+    @property
+    def distils(self) -> bool:
+        """Whether a loss wants a teacher."""
+        return self.distil_posteriors + self.distil_encoder + self.distil_attention > 0
+
+    @property
+    def uses_head(self) -> bool:
+        """Whether a loss wants the student's log-probabilities."""
+        return self.ctc + self.distil_posteriors > 0
+
+    @property
+    def uses_encoder(self) -> bool:
+        """Whether a loss wants the student's own last layer, and not its attention layers alone."""
+        return self.uses_head or self.distil_encoder > 0
 
 
 @dataclass(frozen=True)
@@ -115,13 +149,29 @@ def parse_config(argv: list[str] | None = None) -> Config:
     argv = sys.argv[1:] if argv is None else argv
     parser = _parser()
     try:
-        parsed = parser.instantiate(parser.parse_args(argv))
         given = parser.parse_args(argv, defaults=False)
+        other = model_to_begin_from(given.get("init", ""), given.get("resume", ""), Path(given.out))
+        if other:
+            parser.set_defaults(_defaults_from(other, given))
+        parsed = parser.instantiate(parser.parse_args(argv))
+    except UserError:
+        raise
     except Exception as error:  # jsonargparse lets several kinds through, all about the input
         raise UserError(_first_line(error)) from None
     config = _to_config(parsed)
-    _check_mechanisms(argv, given, {config.model.attention})
+    _check_mechanisms(argv, given, config.model.attention)
     return config
+
+
+def _defaults_from(other: ModelConfig, given: Namespace) -> dict[str, Any]:
+    """What the model to begin from gives in the place of the parser's defaults."""
+    plain = model_to_dict(other)
+    sections = {**plain.pop("options"), "encoder": plain.pop("encoder"), "frontend": plain.pop("frontend")}
+    if given.get("attention", other.attention) != other.attention:
+        del plain["positions"]  # which another mechanism need not take
+    if given.get("encoder.size"):  # says them too
+        sections["encoder"] = {k: v for k, v in sections["encoder"].items() if k not in SIZES["S"]}
+    return plain | {f"{name}.{k}": v for name, section in sections.items() for k, v in section.items()}
 
 
 def dump_config(config: Config) -> str:
@@ -129,9 +179,7 @@ def dump_config(config: Config) -> str:
     import yaml
 
     plain = model_to_dict(config.model)
-    options = plain.pop("options")
-    if options:
-        plain[config.model.attention] = options
+    plain |= {name: options for name, options in plain.pop("options").items() if options}
     plain |= {"data": asdict(config.data), "training": asdict(config.training)}
     plain |= {"out": str(config.out), "resume": config.resume, "init": config.init}
     return yaml.safe_dump(plain, sort_keys=False)
@@ -147,12 +195,17 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     names = ", ".join(ATTENTIONS)
-    parser.add_argument("--attention", type=str, default="mala", help=f"one of {names}")
+    parser.add_argument(
+        "--attention",
+        type=str,
+        default="mala",
+        help=f"{names}; or several with commas, one a layer, repeated over the layers: mala,mala,softmax",
+    )
     parser.add_argument(
         "--positions",
         type=str,
         default="auto",
-        help="auto: the mechanism's own default; relative (softmax only), rotary, sinusoid, none",
+        help="auto: each mechanism's own default; relative (softmax only), rotary, sinusoid, none",
     )
     parser.add_argument("--out", type=str, required=True, help="folder of this run")
     parser.add_argument(
@@ -165,8 +218,9 @@ def _parser() -> ArgumentParser:
         "--init",
         type=str,
         default="",
-        help="checkpoint of another run or an exported folder, with the same tokenizer, whose weights to "
-        "start from",
+        help="checkpoint of another run, exported folder or FILE.nemo, with the same tokenizer, to start "
+        "from: its weights, all that this model has too, and its attention, encoder and frontend options "
+        "where none is given",
     )
     parser.add_argument(
         "--dry-run",
@@ -181,7 +235,7 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _check_mechanisms(argv: list[str], given: Namespace, chosen: set[str]) -> None:
+def _check_mechanisms(argv: list[str], given: Namespace, attention: str) -> None:
     """Raise UserError for options of a mechanism that is not among the chosen: they would be ignored.
 
     A YAML file may hold options of several mechanisms where --attention on the command line chooses: then
@@ -190,9 +244,9 @@ def _check_mechanisms(argv: list[str], given: Namespace, chosen: set[str]) -> No
     Args:
         argv: command line.
         given: what is on it and in the files that it names, without defaults.
-        chosen: names of mechanisms.
+        attention: what is chosen.
     """
-    attention = ",".join(sorted(chosen))
+    chosen = parse_attention(attention)
     on_command_line = [word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")]
     for option in on_command_line:
         mechanism = option.partition(".")[0]
@@ -208,12 +262,8 @@ def _check_mechanisms(argv: list[str], given: Namespace, chosen: set[str]) -> No
 
 
 def _to_config(parsed: Namespace) -> Config:
-    attention = parsed.attention
-    if attention not in ATTENTIONS:
-        known = ", ".join(ATTENTIONS)
-        raise UserError(f"--attention {attention}: unknown; choose one of {known}")
-    options = getattr(parsed, attention, None) or ATTENTIONS[attention].Options()
-    model = ModelConfig(attention, parsed.positions, options, parsed.encoder, parsed.frontend)
+    options = {name: getattr(parsed, name, None) for name in parse_attention(parsed.attention)}
+    model = ModelConfig(parsed.attention, parsed.positions, options, parsed.encoder, parsed.frontend)
     training = parsed.training
     training = replace(training, validate_every=min(training.validate_every, training.steps))
     checks = model_ranges(model) | {
@@ -226,6 +276,10 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.warmup": training.warmup >= 0,
         "--training.clip": training.clip > 0,
         "--training.average": 0 <= training.average < 1,
+        "--training.ctc": 0 <= training.ctc < math.inf,
+        "--training.distil_posteriors": 0 <= training.distil_posteriors < math.inf,
+        "--training.distil_encoder": 0 <= training.distil_encoder < math.inf,
+        "--training.distil_attention": 0 <= training.distil_attention < math.inf,
         "--training.consistency": 0 <= training.consistency < math.inf,
         "--training.intermediate": 0 <= training.intermediate < 1,
         "--training.skip_limit": training.skip_limit > 0,
@@ -234,6 +288,7 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.nodes": training.nodes > 0,
     }
     check_ranges(checks, parsed)
+    _check_losses(training)
     if training.steps % training.validate_every:
         # A checkpoint comes with each validation; the run's end must have one.
         raise UserError(
@@ -241,6 +296,25 @@ def _to_config(parsed: Namespace) -> Config:
             f"--training.validate_every {training.validate_every}"
         )
     return Config(model, parsed.data, training, Path(parsed.out), parsed.resume, parsed.init, parsed.dry_run)
+
+
+def _check_losses(training: TrainingConfig) -> None:
+    """Raise UserError for losses that do not go together."""
+    distil = [name for name in vars(training) if name.startswith("distil_")]
+    if not training.teacher:
+        for name in distil:
+            if getattr(training, name) != getattr(TrainingConfig, name):
+                raise UserError(f"--training.{name} {getattr(training, name)}: wants --training.teacher")
+    elif not training.distils:
+        weights = ", ".join(f"--training.{name}" for name in distil if getattr(TrainingConfig, name) == 0)
+        raise UserError(
+            f"--training.teacher {training.teacher}: wants one of {weights}, or it teaches nothing"
+        )
+    if not training.ctc and not training.distils:
+        raise UserError("--training.ctc 0: nothing is left to learn from; --training.teacher gives something")
+    for name in ("intermediate", "consistency"):
+        if getattr(training, name) and not training.ctc:
+            raise UserError(f"--training.{name} {getattr(training, name)}: wants --training.ctc, which is 0")
 
 
 def _first_line(error: Exception) -> str:

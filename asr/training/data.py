@@ -28,10 +28,11 @@ class TrainingData:
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config = config.data
-        if not tokenizer.spells:
+        if config.training.ctc and not tokenizer.spells:
             raise UserError(
                 f"--data.tokenizer {config.data.tokenizer}: imported without what says how to spell words; "
-                "import the model again with --tokenizer, from its .nemo file"
+                "import the model again with --tokenizer, from its .nemo file, or train without transcripts "
+                "(--training.ctc 0)"
             )
         self.train: list[Utterance]
         self.excluded: list[Excluded]
@@ -41,6 +42,7 @@ class TrainingData:
             config.model.framing,
             config.data.max_seconds,
             fastest=max(config.model.frontend.speeds),
+            transcripts=config.training.ctc > 0,
         )
         if not self.train:
             raise UserError(f"--data.folder {config.data.folder}: no utterance can be trained on")

@@ -9,28 +9,28 @@ from asr.checkpoints.checkpoint import (
     LAST,
     PREVIOUS,
     check_same,
-    check_tokenizer,
-    load_weights,
     read_checkpoint,
     read_last,
-    read_trained,
     unpack_recipe,
 )
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
-from asr.model.recogniser import Model
 from asr.training.config import Config, TrainingConfig
 from asr.training.data import TrainingData
+from asr.training.distillation import Teacher
 
 # Another value of these would make it another run from there: other batches in the place of those not seen
 # yet, another objective, or another way of descending it. So would other steps under the cosine schedule.
 FIXED = (
     *("seconds", "seed", "accumulate", "devices", "nodes"),
     *("consistency", "intermediate"),
+    *("ctc", "distil_posteriors", "distil_encoder", "distil_attention"),
+    *("distil_masks", "distil_start"),
     *("peak_lr", "warmup", "schedule", "weight_decay", "clip", "average"),
 )
 # These decide how far, on what, how exactly and how closely watched the same run goes on.
-FREE = ("steps", "skip_limit", "validate_every", "precision", "kernels", "compile", "accelerator")
+# The teacher's path may change; what lies there may not (``check_teacher``).
+FREE = ("steps", "skip_limit", "validate_every", "precision", "kernels", "compile", "accelerator", "teacher")
 
 _ADVICE = "start a new run from its weights: --init {} and another --out"
 
@@ -112,19 +112,16 @@ def check_data(before: Before, config: Config, data: TrainingData) -> None:
             )
 
 
+def check_teacher(before: Before, config: Config, teacher: Teacher | None) -> None:
+    """Raise UserError unless this teacher, or none, has taught the run so far."""
+    digest = teacher.digest if teacher else ""
+    if before.content.get("teacher_digest", "") != digest:
+        there = "was taught by another model" if before.content.get("teacher_digest") else "had no teacher"
+        raise _another_run(before, f"--training.teacher {config.training.teacher}", there)
+
+
 def _another_run(before: Before, here: str, there: str) -> UserError:
     return UserError(
         f"{here}: {before.path} {there}, and this would make it another run; leave it as it was, or "
         f"{_ADVICE.format(before.path)}"
     )
-
-
-def start_from(model: Model, path: str, tokenizer: Tokenizer) -> None:
-    """Put the weights of another run's checkpoint, or of an exported folder, into the model.
-
-    Raises:
-        UserError: it has another tokenizer, or weights that do not fit.
-    """
-    content = read_trained(path)
-    check_tokenizer(path, unpack_recipe(content, path), tokenizer)
-    load_weights(model, content, path)

@@ -9,12 +9,15 @@ from asr.checkpoints.checkpoint import LAST
 from asr.data.batches import FixedBatches, SpeechDataset, TrainingSampler, make_loader, write_excluded
 from asr.data.tokenizer import Tokenizer
 from asr.files import locked
+from asr.training.beginning import start_from
+from asr.training.calibration import calibrate_on
 from asr.training.config import Config
 from asr.training.data import TrainingData
+from asr.training.distillation import load_teacher
 from asr.training.dry_run import dry_run
 from asr.training.failing import EndTogether, explained
 from asr.training.record import RunRecord, remove_leftovers
-from asr.training.resuming import Before, check_data, find_before, start_from
+from asr.training.resuming import Before, check_data, check_teacher, find_before
 from asr.training.task import TrainingTask
 from asr.training.termination import STATUS, SaveOnTermination
 from asr.training.trainer import make_trainer, quieten_lightning, where
@@ -39,11 +42,19 @@ def train(config: Config) -> None:
     data = TrainingData(config, tokenizer)
     task = TrainingTask(config, tokenizer)
     task.digests = data.digests
+    task.teacher = load_teacher(config.training, config.model, tokenizer)
     if before:
         check_data(before, config, data)
+        check_teacher(before, config, task.teacher)
         task.init = before.content.get("init", "")
     elif config.init:
-        start_from(task.model, config.init, tokenizer)
+        for line in start_from(task.model, config.model, config.init, tokenizer):
+            if rank_zero_only.rank == 0:
+                print(line)
+    if config.training.distil_start == "nearest" and not before:
+        found = calibrate_on(task.model, task.teacher, data.train, tokenizer)
+        if rank_zero_only.rank == 0:
+            print(found)
     if config.training.compile:
         task.model.encoder.compile_blocks()
 
@@ -103,6 +114,11 @@ def _announce(
     )
     core = task.model.encoder.attention_core(trainer.strategy.root_device, core_dtype(trainer.precision))
     print(f"attention core: {core}")
+    if task.teacher:
+        teacher = task.teacher.model
+        size = sum(p.numel() for p in teacher.parameters()) / 1e6
+        mechanisms = ",".join(teacher.encoder.mechanisms)
+        print(f"teacher: {config.training.teacher}, {mechanisms}, {size:.2f} M parameters")
     if before and (changes := before.changes(config.training)):
         print(f"going on after step {before.steps} with {', '.join(changes)}")
     if data.lost:

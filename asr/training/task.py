@@ -3,7 +3,7 @@
 import math
 import random
 from dataclasses import asdict
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import lightning as L
 import torch
@@ -15,9 +15,11 @@ from asr.data.batches import Batch, TrainingSampler
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.greedy import greedy
 from asr.distributed import sum_over_ranks, take_from_first, world_size
+from asr.model.frames import valid_frames
 from asr.model.recogniser import Model
 from asr.scoring.errors import word_errors
 from asr.training.config import Config, TrainingConfig
+from asr.training.distillation import Output, Teacher, distillation_losses
 from asr.training.skipping import REPORT_EVERY, SkippedSteps
 
 
@@ -27,10 +29,12 @@ class TrainingTask(L.LightningModule):
     Attributes:
         digests: what tells the data trained and validated on from others, for checkpoints.
         init: from whose weights the run began.
+        teacher: whom the run learns from, if there is one.
         sampler: of training batches; checkpoints hold the place in them.
     """
 
     digests: ClassVar[dict[str, str]] = {}
+    teacher: Teacher | None = None
     sampler: TrainingSampler | None = None
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
@@ -39,6 +43,7 @@ class TrainingTask(L.LightningModule):
         self.init = config.init
         self.tokenizer = tokenizer
         self.model = Model(config.model, tokenizer.pieces)
+        leave_alone(self.model, config.training)
         self.audio_seconds = 0.0
         self.dev = [0.0] * 4  # on this rank, of the validation in progress: nats, pieces, errors, words
         self.batch_number = 0  # of the next one, on this rank
@@ -48,6 +53,10 @@ class TrainingTask(L.LightningModule):
         name = "skipped.jsonl" if self.global_rank == 0 else f"skipped.{self.global_rank}.jsonl"
         self.skipped.path = None if self.config.dry_run else self.config.out / name
 
+    def on_train_start(self) -> None:
+        if self.teacher:
+            self.teacher.model.to(self.device)
+
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
         # Dropout and augmentation are a function of seed and batch too: a resumed run draws the same.
         key = f"{self.config.training.seed} {self.batch_number} {self.global_rank}"
@@ -56,10 +65,12 @@ class TrainingTask(L.LightningModule):
         self.audio_seconds += batch.seconds * self.trainer.world_size
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        loss, losses = training_loss(self.model, batch, self.config.training)
-        self.skipped.watch(batch.ids, losses)
-        self.log("train_loss", loss)
-        return loss
+        loss = training_loss(self.model, batch, self.config.training, self.teacher)
+        self.skipped.watch(batch.ids, loss.utterances)
+        self.log("train_loss", loss.total)
+        if self.teacher:
+            self.log_dict({f"train_{name}": part for name, part in loss.parts.items()})
+        return loss.total
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
@@ -90,7 +101,7 @@ class TrainingTask(L.LightningModule):
 
     def configure_optimizers(self):
         config = self.config.training
-        named = list(self.model.named_parameters())
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         matrices = {name for name, p in named if p.ndim > 1 and name.endswith("weight")}
         decayed = [p for name, p in named if name in matrices]
         rest = [p for name, p in named if name not in matrices]  # biases, norms, scales
@@ -126,6 +137,7 @@ class TrainingTask(L.LightningModule):
         checkpoint["training"] = asdict(self.config.training)
         checkpoint |= self.digests
         checkpoint["init"] = self.init
+        checkpoint["teacher_digest"] = self.teacher.digest if self.teacher else ""
         checkpoint["place"] = self.sampler.place(self.global_step * self.batches_a_step)
         checkpoint["audio_seconds"] = self.audio_seconds
         self.report_skipped()
@@ -141,26 +153,81 @@ class TrainingTask(L.LightningModule):
         self.skipped.total, self.skipped.in_row = checkpoint.get("skipped", (0, 0))
 
 
-def training_loss(model: Model, batch: Batch, config: TrainingConfig) -> tuple[Tensor, Tensor]:
-    """The loss to descend, in nats a piece, and each utterance's share (B,) of it before that division.
+class Losses(NamedTuple):
+    """Of a batch."""
 
-    Divided by the pieces of all ranks over their number: the mean of the ranks' gradients is then the
-    gradient of the whole batch, however its pieces are spread.
+    total: Tensor  # to descend
+    utterances: Tensor  # (B,) each utterance's share of it before the division by pieces or frames
+    parts: dict[str, Tensor]  # those without weights, a piece (CTC) or a frame, by name
+
+
+def training_loss(
+    model: Model, batch: Batch, config: TrainingConfig, teacher: Teacher | None = None
+) -> Losses:
+    """The loss to descend: CTC in nats a piece, and what a teacher adds, a frame.
+
+    Divided by the pieces, or frames, of all ranks over their number: the mean of the ranks' gradients is then
+    the gradient of the whole batch, however its pieces are spread.
     """
     views = 2 if config.consistency else 1
-    features, lengths = model.frontend(batch.waveforms, batch.lengths, views)
-    x, middle, lengths = model.encoder.with_middle(features, lengths)
-    targets, target_lengths = batch.targets.repeat(views, 1), batch.target_lengths.repeat(views)
-    log_probs = model.head(x)
-    losses = model.head.loss(log_probs, lengths, targets, target_lengths)
-    if config.intermediate:  # intermediate CTC (Lee and Watanabe, arXiv 2102.03216)
-        inner = model.head.loss(model.head(middle), lengths, targets, target_lengths)
-        losses = (1 - config.intermediate) * losses + config.intermediate * inner
-    losses = losses.view(views, -1).mean(0)
+    waveforms, samples = model.frontend.perturb(batch.waveforms, batch.lengths)
+    clean = model.frontend.features(waveforms, samples)
+    features, lengths = model.frontend.masked(*clean, views)
+    output, sums = None, {}  # of each utterance's losses, over its pieces or frames
+    if config.uses_encoder:
+        x, middle, encoded_lengths = model.encoder.with_middle(features, lengths)
+        valid = valid_frames(encoded_lengths.to(x.device, non_blocking=True), x.shape[1])
+        output = Output(model.head(x) if config.uses_head else None, x, valid)
+    if config.ctc:
+        sums["ctc"] = _ctc_losses(
+            model, batch, config.intermediate, output.log_probs, middle, encoded_lengths
+        )
+    if teacher:
+        taught = teacher.teach(
+            waveforms, samples, *((features, lengths) if config.distil_masks == "both" else clean)
+        )
+        sums |= distillation_losses(model, config, taught, output)
+    count = len(batch.ids)
+    sums = {name: losses.view(-1, count).mean(0) for name, losses in sums.items()}  # over the views
     if config.consistency:
-        losses = losses + config.consistency * model.head.consistency(log_probs, lengths)
-    pieces = sum_over_ranks(batch.target_lengths.sum().to(losses.device, non_blocking=True))
-    return losses.sum() * world_size() / pieces, losses
+        sums["consistency"] = model.head.consistency(output.log_probs, encoded_lengths)
+    device = waveforms.device
+    sizes = [batch.target_lengths.sum().to(device, non_blocking=True)]
+    if teacher:
+        sizes.append(taught.valid[:count].sum())
+    sizes = sum_over_ranks(torch.stack(sizes))  # one message
+    pieces, frames = sizes[0], sizes[-1]
+    total, utterances, parts = 0.0, 0.0, {}
+    for name, losses in sums.items():
+        by = pieces if name in ("ctc", "consistency") else frames
+        weight = getattr(config, name if name in ("ctc", "consistency") else f"distil_{name}")
+        utterances = utterances + weight * losses
+        parts[name] = losses.detach().sum() * world_size() / by
+        total = total + weight * losses.sum() * world_size() / by
+    return Losses(total, utterances, parts)
+
+
+def leave_alone(model: Model, config: TrainingConfig) -> None:
+    """Keep still what no loss reaches: DDP waits for every other parameter's gradient."""
+    if not config.uses_encoder:
+        model.requires_grad_(False)
+        for block in model.encoder.blocks:
+            block.attention.requires_grad_(True)
+    elif not config.uses_head:
+        model.head.requires_grad_(False)
+
+
+def _ctc_losses(
+    model: Model, batch: Batch, intermediate: float, log_probs: Tensor, middle: Tensor, lengths: Tensor
+) -> Tensor:
+    """CTC of each utterance in each of its views, with that of the middle block where it has a weight."""
+    views = len(log_probs) // len(batch.ids)
+    targets, target_lengths = batch.targets.repeat(views, 1), batch.target_lengths.repeat(views)
+    losses = model.head.loss(log_probs, lengths, targets, target_lengths)
+    if intermediate:  # intermediate CTC (Lee and Watanabe, arXiv 2102.03216)
+        inner = model.head.loss(model.head(middle), lengths, targets, target_lengths)
+        losses = (1 - intermediate) * losses + intermediate * inner
+    return losses
 
 
 def lr_factor(step: int, config: TrainingConfig) -> float:

@@ -25,11 +25,16 @@ class WarmUp(Callback):
         self.config, self.durations, self.dev_durations = config, durations, dev_durations
 
     def on_train_start(self, trainer, task) -> None:
-        attention, dtype = task.model.encoder.blocks[0].attention, core_dtype(trainer.precision)
-        if attention.eager_because(attention.example(1, 1, dtype)[0]):
+        dtype = core_dtype(trainer.precision)
+        attentions = [
+            attention
+            for attention in task.model.encoder.mechanisms.values()
+            if not attention.eager_because(attention.example(1, 1, dtype)[0])
+        ]
+        if not attentions:
             return
         started = time.monotonic()
-        variants = fused.warm_up(attention, self.shapes(), dtype)
+        variants = sum(fused.warm_up(attention, self.shapes(), dtype) for attention in attentions)
         if task.device.type == "cuda":
             torch.cuda.synchronize(task.device)
         if trainer.is_global_zero:

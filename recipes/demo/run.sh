@@ -6,7 +6,8 @@
 #   bash recipes/demo/run.sh [--attention NAME] [--encoder conformer|fastconformer] [--stage K]
 #        [--stop-stage K] [--out DIR] [--data DIR] [-- OPTIONS OF train.py]
 #
-# --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent.
+# --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent,
+#                   or several with commas, one a layer, repeated over the layers: mala,mala,mala,softmax.
 # --encoder NAME    conformer (40 ms frames) or fastconformer (80 ms frames by depthwise subsampling: cheaper).
 # --data DIR   where the corpus is made (default data/demo).
 #

@@ -6,7 +6,8 @@
 #        [--devices N] [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
 #        [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
 #
-# --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent.
+# --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent,
+#                   or several with commas, one a layer, repeated over the layers: mala,mala,mala,softmax.
 # --encoder NAME    conformer (40 ms frames) or fastconformer (80 ms frames by depthwise subsampling: cheaper).
 # --data-root DIR   LibriSpeech in its own layout; without it all seven archives are downloaded from
 #                   OpenSLR 12 (61 GB, and as much again unpacked) to data/downloads.

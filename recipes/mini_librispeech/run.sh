@@ -6,7 +6,8 @@
 #        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
 #        [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
 #
-# --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent.
+# --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent,
+#                   or several with commas, one a layer, repeated over the layers: mala,mala,mala,softmax.
 # --encoder NAME    conformer (40 ms frames) or fastconformer (80 ms frames by depthwise subsampling: cheaper).
 # --data-root DIR   a folder in LibriSpeech's layout with train-clean-5 and dev-clean-2 (or dev-clean-half,
 #                   or dev-clean); without it the corpus is downloaded from OpenSLR (0.46 GB).

@@ -49,7 +49,7 @@ def test_a_number_out_of_its_bounds_is_refused_by_name(attention, section, path,
     value = float(min(max(value, -(10**300)), 10**300)) if float in {kind, *get_args(kind)} else value
     plain = model_to_dict(ModelConfig(attention))
     *inner, name = path
-    place = plain[section]
+    place = plain["options"][attention] if section == "options" else plain[section]
     for step in inner:
         place = place[step]
     place[name] = [1.0, value] if get_args(kind) else value
@@ -71,4 +71,4 @@ def test_a_configuration_of_our_own_is_bounded_too():
     with pytest.raises(
         UserError, match=r"^--agent\.agents 1000000000: out of range; it goes from 1 to 4096$"
     ):
-        ModelConfig("agent", options=options)
+        ModelConfig("agent", options={"agent": options})

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from asr.model.conformer import EncoderConfig
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig
+from asr.training.distillation import Teacher
 from asr.training.task import training_loss
 
 ENCODER = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
@@ -41,7 +43,7 @@ def gradients(config: TrainingConfig, rows: slice, batch_norm: str = "all") -> d
     ids = list("abcd")
     batch = Batch(ids[rows], waveforms[rows], samples[rows], targets[rows], pieces[rows], ids[rows])
     with counted_messages() as forward:
-        loss, losses = training_loss(model, batch, config)
+        loss, losses, _ = training_loss(model, batch, config, make_teacher(config))
     assert losses.shape == (len(batch.ids),)
     with counted_messages() as backward:
         loss.backward()
@@ -50,6 +52,15 @@ def gradients(config: TrainingConfig, rows: slice, batch_norm: str = "all") -> d
         assert (len(forward), len(backward)) == (norms + 1, norms)  # the one more has the pieces
     found = {name: p.grad for name, p in model.named_parameters()}
     return found | {name: value for name, value in model.named_buffers() if "running" in name}
+
+
+def make_teacher(config: TrainingConfig) -> Teacher | None:
+    """A model of the attention that ``config.teacher`` names, with random weights."""
+    if not config.teacher:
+        return None
+    torch.manual_seed(1)
+    model = Model(ModelConfig(config.teacher, encoder=ENCODER, frontend=FRONTEND), pieces=12).double()
+    return Teacher(model, same_features=True, attention=config.distil_attention > 0)
 
 
 @contextlib.contextmanager
@@ -84,10 +95,10 @@ def rank_main(rank: int, meeting: str, out: str, config: TrainingConfig, batch_n
 
 
 CODE = """
-import sys
+import json, sys
 sys.path.insert(0, sys.argv[1])
 from test_distributed import TrainingConfig, rank_main
-config = TrainingConfig(intermediate=float(sys.argv[5]))
+config = TrainingConfig(**json.loads(sys.argv[5]))
 rank_main(int(sys.argv[2]), sys.argv[3], sys.argv[4], config, sys.argv[6])
 """
 
@@ -95,7 +106,7 @@ rank_main(int(sys.argv[2]), sys.argv[3], sys.argv[4], config, sys.argv[6])
 def run_two(out: Path, config: TrainingConfig, batch_norm: str) -> list[dict[str, torch.Tensor]]:
     """What each of two processes finds."""
     with tempfile.TemporaryDirectory() as folder:
-        rest = [f"{folder}/meeting", str(out), str(config.intermediate), batch_norm]
+        rest = [f"{folder}/meeting", str(out), json.dumps(dataclasses.asdict(config)), batch_norm]
         processes = [
             subprocess.Popen([sys.executable, "-c", CODE, str(Path(__file__).parent), str(rank), *rest])
             for rank in range(2)
@@ -104,9 +115,12 @@ def run_two(out: Path, config: TrainingConfig, batch_norm: str) -> list[dict[str
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("intermediate", [0.0, 0.3])
-def test_two_ranks_with_half_the_batch_give_the_gradients_of_one_with_the_whole(tmp_path, intermediate):
-    config = TrainingConfig(intermediate=intermediate)
+TEACHING = {"ctc": 0.5, "distil_posteriors": 1.0, "distil_encoder": 0.1, "distil_attention": 1.0}
+
+
+@pytest.mark.parametrize("options", [{}, {"intermediate": 0.3}, {"teacher": "softmax", **TEACHING}], ids=str)
+def test_two_ranks_with_half_the_batch_give_the_gradients_of_one_with_the_whole(tmp_path, options):
+    config = TrainingConfig(**options)
     whole = gradients(config, slice(None))
     for found in run_two(tmp_path / "found", config, "all"):
         assert found.keys() == whole.keys()

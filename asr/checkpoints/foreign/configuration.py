@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from asr.attention.softmax import SoftmaxOptions
 from asr.errors import UserError
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig, SubsamplingConfig
@@ -141,7 +140,7 @@ def convert_config(config: Options, name: str, edges: str = "auto") -> Imported:
         "frontend": _frontend(features, _edges(version) if edges == "auto" else edges, reader),
     }
     try:
-        model = ModelConfig("softmax", "relative", SoftmaxOptions(), **parts)
+        model = ModelConfig("softmax", "relative", **parts)
     except UserError as error:  # a number out of its bounds
         raise UserError(f"{name}: {error}") from None
     if reader.number(encoder, "feat_in") != model.frontend.mels:

@@ -229,6 +229,11 @@ def set_in(section, **values):
     return lambda about: about["model"][section].update(values)
 
 
+def test_folders_from_before_there_were_lists_of_attention_load(checkpoint, folder):
+    edit(folder, lambda about: about["model"].update(options=about["model"]["options"]["mala"]))
+    assert torch.equal(log_probs(folder), log_probs(checkpoint))
+
+
 def test_folders_from_before_subsampling_and_features_had_kinds_load(checkpoint, folder):
     def strip(about):
         del about["model"]["encoder"]["subsampling"], about["model"]["frontend"]["kind"]
@@ -248,10 +253,13 @@ BAD_CONFIGS = {
     "model not a table": (lambda about: about.update(model=[1]), "attention None"),
     "no encoder": (lambda about: about["model"].pop("encoder"), "'encoder'"),
     "encoder not a table": (lambda about: about["model"].update(encoder=3), "mapping"),
-    "unknown attention": (lambda about: about["model"].update(attention=["mala"]), "is not one of"),
+    "unknown attention": (lambda about: about["model"].update(attention=["mala"]), "is not the name of one"),
     "unknown model key": (lambda about: about["model"].update(colour="red"), "colour"),
-    "unknown option": (set_in("options", colour="red"), "colour"),
-    "option's kind": (set_in("options", form="round"), "options.form 'round': wrong kind"),
+    "unknown option": (set_in("options", mala={"colour": "red"}), "colour"),
+    "options of another": (set_in("options", linear={}), "options of linear, which the model does not"),
+    "no options": (lambda about: about["model"].update(options=[]), "model configuration: "),
+    "too many layers": (lambda about: about["model"].update(attention="mala,mala,mala"), "3 layers of 2"),
+    "option's kind": (set_in("options", mala={"form": "round"}), "mala.form 'round': wrong kind"),
     "positions": (lambda about: about["model"].update(positions="relative"), "--positions relative"),
     "number as text": (set_in("encoder", dim="8"), "encoder.dim '8': wrong kind"),
     "truth as number": (set_in("encoder", dim=True), "encoder.dim True: wrong kind"),
@@ -263,8 +271,8 @@ BAD_CONFIGS = {
     "huge": (set_in("encoder", dim=10**12), "--encoder.dim 1000000000000: out of range"),
     "larger": (set_in("encoder", dim=16), "do not fit the configuration"),
     "beyond 64 bits": (set_in("encoder", expansion=10**30), "--encoder.expansion 1000000000000000000000"),
-    "wide": (set_in("options", lepe=10**9 + 1), "--mala.lepe 1000000001: out of range"),
-    "wider": (set_in("options", lepe=5), r"attention\.lepe\.weight is missing"),
+    "wide": (set_in("options", mala={"lepe": 10**9 + 1}), "--mala.lepe 1000000001: out of range"),
+    "wider": (set_in("options", mala={"lepe": 5}), r"attention\.lepe\.weight is missing"),
     "even kernel": (set_in("encoder", kernel=4), "must be odd"),
     "heads": (set_in("encoder", heads=3), "not a multiple"),
     "subsampling not a table": (set_in("encoder", subsampling="full"), "mapping"),

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from asr.attention import ATTENTIONS
+from asr.attention import ATTENTIONS, parse_attention
 from asr.attention.inline import InlineOptions
 from asr.attention.mala import MalaOptions
 from asr.attention.softmax import SoftmaxOptions
@@ -30,7 +30,8 @@ CLOSE = 2e-5  # nats
 
 
 def build(attention, positions="auto", options=None, seed=0):
-    config = ModelConfig(attention, positions, options, ENCODER, FRONTEND)
+    encoder = replace(ENCODER, layers=len(parse_attention(attention)))
+    config = ModelConfig(attention, positions, options, encoder, FRONTEND)
     torch.manual_seed(seed)
     model = Model(config, TOKENIZER.pieces).eval()
     for value in (*model.parameters(), *model.encoder.buffers()):
@@ -47,9 +48,10 @@ def run(data, inputs, lengths):
 # Every mechanism as it is by default, and the positions and options that take other ways through the code.
 CASES = [(name, "auto", None) for name in ATTENTIONS]
 CASES += [
-    ("softmax", "rotary", SoftmaxOptions(unit_query=True)),
-    ("inline", "sinusoid", InlineOptions(kernel="exp", lepe=5, gate="silu")),
-    ("mala", "rotary", MalaOptions(form="released", terms="learnable", gate="plain")),
+    ("softmax", "rotary", {"softmax": SoftmaxOptions(unit_query=True)}),
+    ("inline", "sinusoid", {"inline": InlineOptions(kernel="exp", lepe=5, gate="silu")}),
+    ("mala", "rotary", {"mala": MalaOptions(form="released", terms="learnable", gate="plain")}),
+    ("mala,softmax", "auto", None),
 ]
 
 

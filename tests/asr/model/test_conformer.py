@@ -74,7 +74,7 @@ def test_depthwise_subsampling_is_that_of_fastconformer():
     assert count(subsampling) == convolutions + (channels * mels // 8 + 1) * dim
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", [*ATTENTIONS, "mala,softmax"])
 def test_training_statistics_leave_padding_out(attention):
     """The loss's gradient in training mode, batch norm included, is the same with more padding."""
     torch.manual_seed(0)
@@ -142,7 +142,9 @@ def test_bad_sizes_are_refused(config, message):
 
 
 def test_unknown_attention_is_refused():
-    with pytest.raises(UserError, match="--attention nope: unknown; choose one of softmax, linear, mala"):
+    with pytest.raises(
+        UserError, match="--attention nope: 'nope' is unknown; choose from softmax, linear, mala"
+    ):
         Encoder(TINY, 20, "nope")
 
 
@@ -163,3 +165,25 @@ def test_compiled_blocks_do_the_same_at_any_batch_size_and_length():
             found.append([p.grad.clone() for p in encoder.parameters()])
         for one, other in zip(*found, strict=True):
             assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("attention", "layers"),
+    [
+        ("mala", "mala mala mala mala mala"),
+        ("mala,softmax", "mala softmax mala softmax mala"),
+        ("linear,mala,mala,mala,softmax", "linear mala mala mala softmax"),
+    ],
+)
+def test_a_list_of_mechanisms_is_repeated_over_the_layers(attention, layers):
+    encoder = Encoder(dataclasses.replace(TINY, layers=5), 20, attention)
+    wanted = [ATTENTIONS[name] for name in layers.split()]
+    assert [type(block.attention) for block in encoder.blocks] == wanted
+    assert {name: type(layer) for name, layer in encoder.mechanisms.items()} == {
+        name: ATTENTIONS[name] for name in layers.split()
+    }
+
+
+def test_a_list_longer_than_the_layers_is_refused():
+    with pytest.raises(UserError, match="--attention mala,mala,softmax: names 3 layers of 2"):
+        Encoder(dataclasses.replace(TINY, layers=2), 20, "mala,mala,softmax")

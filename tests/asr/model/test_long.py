@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.attention import ATTENTIONS
+from asr.attention import ATTENTIONS, parse_attention
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.posteriors import compute_posteriors
@@ -23,8 +23,9 @@ TINY = EncoderConfig(dim=16, layers=2, heads=2, kernel=5, dropout=0.1)
 SUBSAMPLINGS = [SubsamplingConfig(kind, factor, 6) for kind in ("full", "depthwise") for factor in (4, 8)]
 
 
-def make_encoder(attention: str, positions: str = "auto", options=None, config=TINY) -> Encoder:
+def make_encoder(attention: str, positions: str = "auto", lepe: int = 0, config=TINY) -> Encoder:
     torch.manual_seed(0)
+    options = {name: ATTENTIONS[name].Options(lepe=lepe) for name in parse_attention(attention)}
     encoder = Encoder(config, 20, attention, positions, options).double().eval()
     for buffer in encoder.buffers():
         buffer.uniform_(0.5, 2)
@@ -33,12 +34,13 @@ def make_encoder(attention: str, positions: str = "auto", options=None, config=T
 
 @pytest.mark.parametrize(
     ("attention", "positions"),
-    [(name, positions) for name, cls in ATTENTIONS.items() for positions in cls.POSITIONS],
+    [(name, positions) for name, cls in ATTENTIONS.items() for positions in cls.POSITIONS]
+    + [("mala,softmax", "auto"), ("agent,linear", "sinusoid")],
 )
 @settings(max_examples=8, deadline=None)
 @given(n=st.integers(1, 150), chunk=st.integers(1, 20), lepe=st.sampled_from([0, 5]))
 def test_chunks_encode_to_what_the_whole_encodes_to(attention, positions, n, chunk, lepe):
-    encoder = make_encoder(attention, positions, ATTENTIONS[attention].Options(lepe=lepe))
+    encoder = make_encoder(attention, positions, lepe)
     features = torch.randn(n, 20, dtype=torch.float64)
     whole, _ = encoder(features[None], torch.tensor([n]))
     assert torch.allclose(encode_long(encoder, features, chunk), whole[0], rtol=1e-9, atol=1e-9)

@@ -13,12 +13,12 @@ from asr.training.config import dump_config, parse_config
 def test_every_mechanism_is_one_flag_away(attention):
     config = parse_config(["--out", "x", "--attention", attention])
     assert config.model.attention == attention
-    assert isinstance(config.model.options, ATTENTIONS[attention].Options)
+    assert isinstance(config.model.options[attention], ATTENTIONS[attention].Options)
 
 
 def test_a_mechanisms_options_are_nested_under_its_name():
     config = parse_config(["--out", "x", "--attention", "mala", "--mala.form", "eq13"])
-    assert config.model.options.form == "eq13"
+    assert config.model.options["mala"].form == "eq13"
 
 
 def test_command_line_beats_the_file(tmp_path):
@@ -37,16 +37,30 @@ def test_a_dumped_configuration_reads_back(tmp_path):
     assert parse_config(["--config", str(path)]) == config
 
 
+def test_a_list_of_mechanisms_has_the_options_of_each(tmp_path):
+    arguments = ["--attention", "mala,mala,softmax", "--mala.lepe", "5", "--softmax.unit_query", "true"]
+    config = parse_config(["--out", "x", *arguments])
+    assert list(config.model.options) == ["mala", "softmax"]
+    assert config.model.options["mala"].lepe == 5 and config.model.options["softmax"].unit_query
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    assert parse_config(["--config", str(path)]) == config
+    assert model_from_dict(yaml.safe_load(yaml.safe_dump(model_to_dict(config.model)))) == config.model
+    with pytest.raises(UserError, match=r"^--linear.lepe: an option of linear, but --attention is mala,mala"):
+        parse_config(["--out", "x", *arguments, "--linear.lepe", "3"])
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_model_configuration_survives_as_plain_values(attention):
-    config = ModelConfig(attention, options=ATTENTIONS[attention].Options())
+    config = ModelConfig(attention)
     assert model_from_dict(yaml.safe_load(yaml.safe_dump(model_to_dict(config)))) == config
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--attention", "nope"], "--attention nope: unknown; choose one of softmax, linear, mala"),
+        (["--attention", "nope"], "--attention nope: 'nope' is unknown; choose from softmax, linear, mala"),
+        (["--attention", "mala,,softmax"], "--attention mala,,softmax: '' is unknown"),
         (["--training.steps", "many"], "training.steps"),
         (["--training.steps", "0"], "--training.steps 0: out of range"),
         (["--mala.form", "eq99"], "mala.form"),
@@ -90,8 +104,9 @@ class TestFilesWithOptionsOfSeveralMechanisms:
         arguments = write("attention: linear\nmala: {terms: no-beta}\nlinear: {lepe: 3}")
         config = parse_config([*arguments, "--attention", attention])
         assert config.model.attention == attention
-        assert getattr(config.model.options, "terms", "no-beta") == "no-beta"
-        assert config.model.options.lepe == (3 if attention == "linear" else 0)
+        options = config.model.options[attention]
+        assert getattr(options, "terms", "no-beta") == "no-beta"
+        assert options.lepe == (3 if attention == "linear" else 0)
 
 
 def test_help_explains_every_option(capsys):

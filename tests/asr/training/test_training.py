@@ -5,7 +5,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from asr.checkpoints.checkpoint import read_checkpoint, write_checkpoint
+import decode
+from asr.checkpoints.checkpoint import load_model, read_checkpoint, write_checkpoint
+from asr.checkpoints.export import export
 from asr.data.batches import Batch, TrainingSampler
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import train_tokenizer
@@ -15,6 +17,7 @@ from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
 from asr.model.ctc import CTCHead
 from asr.model.frontend import FrontendConfig
+from asr.model.long import long_log_probs
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig, parse_config
 from asr.training.resuming import FIXED, FREE
@@ -83,6 +86,37 @@ def test_a_run_in_the_way_is_refused(run):
             run(*options)
 
 
+def test_mechanisms_by_layer_are_trained_and_exported(run, tmp_path, capsys):
+    folder = run("--attention", "mala,softmax", "--encoder.layers", "3", "--softmax.unit_query", "true")
+    assert "training mala,softmax, " in capsys.readouterr().out
+    path = folder / "checkpoints" / "best.ckpt"
+    export(path, tmp_path / "exported", None)
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "mala,softmax by layer, repeated; mala, positions rotary, lepe 0, " in card
+    assert "; softmax, positions relative, lepe 0, gate none, unit_query True |" in card
+    (first, recipe), (second, same) = load_model(path), load_model(tmp_path / "exported")
+    assert recipe.model == same.model and recipe.model.options["softmax"].unit_query
+    kinds = [type(block.attention).__name__ for block in second.encoder.blocks]
+    assert kinds == ["MagnitudeAwareLinearAttention", "SoftmaxAttention", "MagnitudeAwareLinearAttention"]
+    waveform = torch.randn(1, 48_000), torch.tensor([48_000])
+    with torch.inference_mode():
+        whole = first(*waveform)[0]
+        assert torch.equal(whole, second(*waveform)[0])
+    assert torch.allclose(
+        torch.cat(list(long_log_probs(first, waveform[0][0], chunk=20))), whole[0], atol=1e-4
+    )
+
+
+def test_mechanisms_by_layer_are_decoded_and_asked_for(run, corpus, tmp_path):
+    path = run("--attention", "mala,softmax", "--encoder.layers", "2") / "checkpoints" / "last.ckpt"
+    arguments = ["--checkpoint", str(path), "--data", str(corpus), "--splits", "test"]
+    arguments += ["--out", str(tmp_path / "results"), "--device", "cpu", "--attention"]
+    assert decode.main([*arguments, "mala,softmax"]) == 0
+    assert json.loads((tmp_path / "results" / "wer.json").read_text())["attention"] == "mala,softmax"
+    with pytest.raises(UserError, match="was trained with mala,softmax"):
+        decode.main([*arguments, "mala"])
+
+
 def test_a_checkpoint_of_another_attention_is_refused(run):
     run()
     with pytest.raises(UserError, match="trained with attention mala, but this run asks for softmax"):
@@ -109,7 +143,8 @@ class TestGoingOnWithOtherOptions:
         return check
 
     def test_what_would_make_it_another_run_is_refused(self, refused):
-        others = dict.fromkeys(FIXED, "9") | {"intermediate": "0.3", "average": "0.9", "schedule": "cosine"}
+        fixed = [name for name in FIXED if not name.startswith("distil_")]  # see test_distillation
+        others = dict.fromkeys(fixed, "9") | {"intermediate": "0.3", "average": "0.9", "schedule": "cosine"}
         for name, value in others.items():
             option = f"--training.{name}"
             refused(f"^{option} {value}.*: .*last.ckpt was trained with .*--init", option, value)
@@ -248,7 +283,7 @@ class TestLoss:
         encoder = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
         model = Model(ModelConfig("mala", encoder=encoder, frontend=FrontendConfig(mels=20)), 12).train()
         torch.manual_seed(2)
-        loss, losses = training_loss(model, batch, TrainingConfig(**options))
+        loss, losses, _ = training_loss(model, batch, TrainingConfig(**options))
         assert losses.shape == (2,) and torch.allclose(loss, losses.sum() / 5)
         return loss.item()
 
@@ -268,7 +303,7 @@ class TestLoss:
         model = Model(ModelConfig("mala", encoder=encoder, frontend=frontend), 12).train().to("meta")
         moved = batch.to("meta")
         assert moved.waveforms.is_meta and moved.targets.is_meta and not moved.lengths.is_meta
-        loss, losses = training_loss(model, moved, TrainingConfig(**options))
+        loss, losses, _ = training_loss(model, moved, TrainingConfig(**options))
         loss.backward()
         assert losses.shape == (2,) and losses.is_meta
 
