@@ -33,7 +33,7 @@ environment: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; set PYTHON=/path/to/it" >&2; exit 1; }
-	@echo "setting up .venv (about 4.8 GB, a minute or two on a fast connection)"
+	@echo "setting up .venv (about 5.4 GB; two to four minutes on a fast connection)"
 	@$(PYTHON) -m venv .venv || { echo "error: on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv==0.13.8
 	@$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
