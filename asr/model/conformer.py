@@ -45,7 +45,8 @@ class EncoderConfig:
         expansion: width of the feed-forward layers as a multiple of dim.
         dropout: dropout after every module.
         batch_norm: statistics in training of the frames of all processes' batches (all), or of each one's own
-            (local: no messages; validation and checkpoints then have the first process's averages).
+            (local: no messages; validation and checkpoints then have the first process's averages), or those
+            of the model that --init names, unchanged (frozen: imported models come with it, docs/imports.md).
         subsampling: how features become frames.
     """
 
@@ -56,7 +57,7 @@ class EncoderConfig:
     kernel: int = bounded(31, 1, 1001)
     expansion: int = bounded(4, 1, 64)
     dropout: float = bounded(0.1, 0, 0.99)
-    batch_norm: Literal["all", "local"] = "all"
+    batch_norm: Literal["all", "local", "frozen"] = "all"
     subsampling: SubsamplingConfig = field(default_factory=SubsamplingConfig)
 
 
@@ -262,7 +263,7 @@ class Convolution(nn.Module):
         # One frame wide in the other dimension: a 2-D convolution takes (B, N, D) memory as it lies,
         # and is 2 to 3 times as fast on a CPU as a 1-D one (benchmarks/cpu.py).
         self.depthwise = nn.Conv2d(dim, dim, (kernel, 1), padding=(kernel // 2, 0), groups=dim)
-        self.batch_norm = MaskedBatchNorm(dim, all_ranks=batch_norm == "all")
+        self.batch_norm = MaskedBatchNorm(dim, statistics=batch_norm)
         self.contract = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -285,12 +286,13 @@ class MaskedBatchNorm(nn.Module):
 
     Args:
         dim: D.
-        all_ranks: take the statistics over the batches of all ranks, not over this one's alone.
+        statistics: in training, of the batches of all ranks (all), of this one's alone (local), or the
+            running ones, which then stand still (frozen).
     """
 
-    def __init__(self, dim: int, momentum: float = 0.1, eps: float = 1e-5, all_ranks: bool = True) -> None:
+    def __init__(self, dim: int, momentum: float = 0.1, eps: float = 1e-5, statistics: str = "all") -> None:
         super().__init__()
-        self.all_ranks = all_ranks
+        self.statistics = statistics
         self.momentum, self.eps = momentum, eps
         self.weight = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
@@ -300,13 +302,13 @@ class MaskedBatchNorm(nn.Module):
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """x (B, N, D), valid (B, N) to (B, N, D) in x's dtype."""
         mean, var = self.running_mean, self.running_var
-        if self.training:
+        if self.training and self.statistics != "frozen":
             keep = valid[..., None]
             wide = x.to(mean.dtype)
             count = valid.sum().to(mean.dtype)
             mean = (wide * keep).sum((0, 1)) / count.clamp(min=1)
             var = ((wide - mean).square() * keep).sum((0, 1)) / count.clamp(min=1)
-            if self.all_ranks:
+            if self.statistics == "all":
                 mean, var, count = moments_over_ranks(mean, var, count)
             self._remember(mean.detach(), (var * count / (count - 1).clamp(min=1)).detach())
         scale = self.weight * torch.rsqrt(var + self.eps)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -85,12 +86,20 @@ def start_from(model: Model, config: ModelConfig, path: str, tokenizer: Tokenize
             f"{path}: weights do not fit the configuration: only {share:.0%} of the model could be taken "
             f"from there ({listed or 'not: ' + new}); options that are not given are its own"
         )
-    model.load_state_dict(kept, strict=False)
+    model.load_state_dict(kept | _silent_locals(ours, kept), strict=False)
     lines = [f"not as in {path}: {listed}"] if listed else []
     if new or dropped:
         parts = f"new: {new or 'nothing'}; dropped: {dropped or 'nothing'}"
         lines.append(f"{share:.1%} of the model taken from {path}; {parts}")
     return lines
+
+
+def _silent_locals(ours: dict[str, Tensor], kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros for the local terms (LePE) that the other model lacks, adding to what it learnt without them."""
+    new = [name.removesuffix("weight") for name in ours.keys() - kept.keys() if name.endswith("lepe.weight")]
+    return {
+        f"{term}{part}": torch.zeros_like(ours[term + part]) for term in new for part in ("weight", "bias")
+    }
 
 
 def _differences(here: ModelConfig, there: ModelConfig) -> dict[str, tuple[Any, Any]]:

@@ -289,6 +289,8 @@ def _to_config(parsed: Namespace) -> Config:
     }
     check_ranges(checks, parsed)
     _check_losses(training)
+    if model.encoder.batch_norm == "frozen" and not (parsed.init or parsed.resume):
+        raise UserError("--encoder.batch_norm frozen: without --init there are no statistics to keep")
     if training.steps % training.validate_every:
         # A checkpoint comes with each validation; the run's end must have one.
         raise UserError(

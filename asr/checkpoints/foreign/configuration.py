@@ -180,6 +180,7 @@ def _encoder(options: Options, reader: "_Reader") -> EncoderConfig:
         kernel=kernel,
         expansion=reader.number(options, "ff_expansion_factor", 4),
         dropout=0.1,
+        batch_norm="frozen",  # NeMo's statistics count padding, which no batch of ours has in them
         subsampling=SubsamplingConfig(kinds[kind], factor, channels),
     )
 

@@ -118,6 +118,17 @@ def test_a_batch_without_numbers_leaves_no_trace_in_the_running_statistics():
     assert torch.equal(norm.running_mean, before[0]) and torch.equal(norm.running_var, before[1])
 
 
+def test_frozen_statistics_are_those_of_evaluation_and_stay():
+    norm, valid = MaskedBatchNorm(6, statistics="frozen"), torch.ones(2, 5, dtype=torch.bool)
+    torch.nn.init.normal_(norm.running_mean)
+    before, x = norm.running_mean.clone(), torch.randn(2, 5, 6)
+    trained = norm(x, valid)
+    assert torch.equal(norm.running_mean, before)
+    assert torch.equal(norm.eval()(x, valid), trained)
+    trained.sum().backward()
+    assert norm.weight.grad.abs().sum() > 0
+
+
 def test_the_middle_block_can_be_tapped():
     encoder = Encoder(dataclasses.replace(TINY, layers=3), 20, "mala").eval()
     features, lengths = torch.randn(1, 30, 20), torch.tensor([30])

@@ -79,6 +79,15 @@ def test_the_same_model_is_taken_without_a_word(other):
     assert torch.equal(model.eval()(*waveforms)[0], there(*waveforms)[0])
 
 
+def test_a_local_term_starts_at_nothing(other):
+    """So that it adds no noise to what was learnt without it."""
+    torch.manual_seed(0)
+    plain, local = (begin(other, "--attention", "linear", *option) for option in ([], ["--linear.lepe", "5"]))
+    assert "new: encoder.blocks.*.attention.lepe.weight (2)" in local[0][-1]
+    x = torch.randn(2, 16000), torch.tensor([16000, 9000])
+    assert torch.equal(plain[1].eval()(*x)[0], local[1].eval()(*x)[0])
+
+
 def test_what_means_something_else_is_told(other):
     lines, model, _ = begin(other, "--frontend.kind", "htk", "--encoder.heads", "4", "--encoder.kernel", "5")
     assert lines[0].endswith(

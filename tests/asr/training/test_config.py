@@ -63,6 +63,7 @@ def test_model_configuration_survives_as_plain_values(attention):
         (["--attention", "mala,,softmax"], "--attention mala,,softmax: '' is unknown"),
         (["--training.steps", "many"], "training.steps"),
         (["--training.steps", "0"], "--training.steps 0: out of range"),
+        (["--encoder.batch_norm", "frozen"], "frozen: without --init there are no statistics"),
         (["--mala.form", "eq99"], "mala.form"),
         (["--no-such-option", "1"], "no-such-option"),
         (["--config", "absent.yaml"], "absent.yaml"),

@@ -129,6 +129,14 @@ def test_the_folder_says_where_it_comes_from_and_keeps_it(tmp_path):
     assert origin["SHA-256"] == importing.digest(path)
 
 
+def test_training_keeps_the_statistics_of_an_import(tmp_path):
+    """NeMo's batch norm counts padding: the statistics of our batches would be another model's."""
+    config = make_config()
+    import_model(write_nemo(tmp_path / "m.nemo", config, make_weights(config)), tmp_path / "ours")
+    given = parse_config(["--init", str(tmp_path / "ours"), "--out", "x", "--attention", "mala"])
+    assert given.model.encoder.batch_norm == "frozen"
+
+
 def test_the_cache_is_made_once_and_again_for_another_file(tmp_path, capfd):
     config = make_config()
     path = write_nemo(tmp_path / "model.nemo", config, make_weights(config))
