@@ -1,0 +1,141 @@
+"""What models say where nobody speaks: words a minute of silence, noise, hum, clicks and tones.
+
+    python benchmarks/nonspeech.py --checkpoints exp/before/checkpoints/best.ckpt exp/after/checkpoints/best.ckpt
+    python benchmarks/nonspeech.py --checkpoints MODEL.nemo --data data/mini_librispeech --split dev
+
+Run it from the checkout's root. Each kind of sound that --training.nonspeech trains on comes in --clips clips
+of --seconds, at levels between -80 and -10 dB of full scale, of a seed that training does not use; and some
+that it does not train on: a constant, two kinds at once, and, with --data, the pauses of a split's recordings
+joined: what a room, a microphone and a codec leave where a reader is silent. The words are greedy's.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from asr.checkpoints.checkpoint import load_model
+from asr.data import audio
+from asr.data.manifest import Utterance, read_manifest
+from asr.data.nonspeech import KINDS, make
+from asr.data.packed import quantise
+from asr.decoding.greedy import greedy
+from asr.decoding.posteriors import log_probs_of
+from asr.errors import UserError, run_program
+from asr.model.device import add_device_options, autocast, choose_device, choose_dtype
+from asr.model.frames import SAMPLE_RATE
+
+SEED = "benchmark"
+FRAME = SAMPLE_RATE // 50  # samples whose level is looked at together, to find pauses
+SHORTEST = 15  # frames of a pause
+
+
+def clips(kind: str, count: int, seconds: float) -> list[np.ndarray]:
+    """Clips (S,) int16 of a kind, of ``constant`` or of ``two at once``."""
+    n = round(seconds * SAMPLE_RATE)
+    found = []
+    for number in range(count):
+        draw = np.random.default_rng([*SEED.encode(), *kind.encode(), number])
+        if kind == "constant":
+            clip = np.full(n, draw.integers(-3000, 3000), dtype=np.int16)
+        elif kind == "two at once":
+            parts = [make(part, n, draw) for part in draw.choice(list(KINDS), 2, replace=False)]
+            clip = quantise(sum(part / 32768 for part in parts))
+        else:
+            clip = make(kind, n, draw)
+        found.append(clip)
+    return found
+
+
+def pauses(utterances: list[Utterance], count: int, seconds: float) -> list[np.ndarray]:
+    """Clips of the stretches in which the readers are silent, joined.
+
+    A pause is at least 0.3 s within 6 dB of the recording's tenth percentile of level; its ends are left out.
+    """
+    n, held, found = round(seconds * SAMPLE_RATE), [], []
+    for utterance in utterances:
+        held += _quiet(audio.load(utterance.audio).numpy())
+        if sum(map(len, held)) >= n:
+            found.append(quantise(np.concatenate(held)[:n]))
+            held = []
+        if len(found) == count:
+            return found
+    raise UserError(f"--data: pauses for {len(found)} of {count} clips of {seconds:g} s; give fewer --clips")
+
+
+def _quiet(samples: np.ndarray) -> Iterator[np.ndarray]:
+    frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+    level = 10 * np.log10(np.square(frames).mean(1) + 1e-10)
+    quiet = level < np.percentile(level, 10) + 6
+    edges = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0))
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        if end - start >= SHORTEST:
+            yield frames[start + 2 : end - 2].ravel()
+
+
+def words(checkpoint: Path, sounds: dict[str, list[np.ndarray]], args: argparse.Namespace) -> dict[str, int]:
+    """How many words a model says to all clips of a kind; one clip at a time."""
+    device = choose_device(args.device)
+    model, recipe = load_model(checkpoint)
+    model.to(device)
+    counts = {}
+    with autocast(device, choose_dtype(args.precision, device)):
+        for kind, several in sounds.items():
+            texts = []
+            for clip in several:
+                waveforms, lengths = torch.from_numpy(clip)[None], torch.tensor([len(clip)])
+                [log_probs] = log_probs_of(model, waveforms, lengths)
+                [classes] = greedy(torch.from_numpy(log_probs)[None], torch.tensor([len(log_probs)]))
+                texts.append(recipe.tokenizer.decode(classes))
+            counts[kind] = sum(len(text.split()) for text in texts)
+            if args.show:
+                print(f"{checkpoint} {kind}: {' / '.join(filter(None, texts))[:200]}")
+    return counts
+
+
+def main() -> None:
+    """Parse the command line and print the table."""
+    args = _parse()
+    kinds = [*KINDS, "constant", "two at once"]
+    sounds = {kind: clips(kind, args.clips, args.seconds) for kind in kinds}
+    if args.data:
+        utterances = read_manifest(args.data / f"{args.split}.jsonl")
+        sounds[f"pauses of {args.split}"] = pauses(utterances, args.clips, args.seconds)
+    minutes = args.clips * args.seconds / 60
+    print(f"words a minute; {args.clips} clips of {args.seconds:g} s of each kind")
+    found = {str(checkpoint): words(checkpoint, sounds, args) for checkpoint in args.checkpoints}
+    for number, name in enumerate(found, 1):
+        print(f"({number}) {name}")
+    print(f"{'':16}" + "".join(f"{f'({number})':>8}" for number in range(1, len(found) + 1)))
+    for kind in sounds:
+        print(f"{kind:16}" + "".join(f"{counts[kind] / minutes:8.1f}" for counts in found.values()))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--checkpoints",
+        nargs="+",
+        type=Path,
+        required=True,
+        help="checkpoints, exported folders, .nemo files",
+    )
+    add("--clips", type=int, default=12, help="of each kind (%(default)s)")
+    add("--seconds", type=float, default=10.0, help="length of each (%(default)s)")
+    add("--data", type=Path, help="folder with manifests, for real pauses")
+    add("--split", default="dev", help="whose pauses (%(default)s)")
+    add("--show", action="store_true", help="print what is said, too")
+    add_device_options(parser)
+    args = parser.parse_args()
+    if args.clips < 1 or not 0.1 <= args.seconds <= 120:
+        raise UserError("--clips must be at least 1, and --seconds lie between 0.1 and 120")
+    return args
+
+
+if __name__ == "__main__":
+    run_program(main)
