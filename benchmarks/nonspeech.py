@@ -1,6 +1,6 @@
 """What models say where nobody speaks: words a minute of silence, noise, hum, clicks and tones.
 
-    python benchmarks/nonspeech.py --checkpoints exp/before/checkpoints/best.ckpt exp/after/checkpoints/best.ckpt
+    python benchmarks/nonspeech.py --checkpoints before/checkpoints/best.ckpt after/checkpoints/best.ckpt
     python benchmarks/nonspeech.py --checkpoints MODEL.nemo --data data/mini_librispeech --split dev
 
 Run it from the checkout's root. Each kind of sound that --training.nonspeech trains on comes in --clips clips

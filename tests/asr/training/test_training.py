@@ -333,7 +333,6 @@ class TestLoss:
         assert self.loss(batch) > 0
 
     def test_an_empty_transcript_adds_its_loss_and_no_piece(self, batch):
-        """So that a clip without speech counts beside an utterance as its own losses a frame would have it."""
         silence = torch.zeros(1, 16_000)
         more = batch._replace(
             ids=["a", "b", "c"],
