@@ -178,7 +178,6 @@ def test_mini_recipe_begins_with_synthetic_speech(corpus, tmp_path):
     (tmp_path / "marker.sh").write_text(GRAMMAR.format(root=ROOT))
     assert bash(tmp_path / "marker.sh", *options).returncode == 0
 
-    assert "projected: " in recipe("--dry-run", *tiny).stdout and not out.exists()
     done = recipe(*tiny)
     assert done.returncode == 0, done.stderr
     assert "stage 1: synthetic speech: done before" in done.stdout

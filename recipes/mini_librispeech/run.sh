@@ -90,14 +90,15 @@ stage 0 "corpus" "$data/.corpus.done" "$data_root" -- \
   corpus "${source[@]}" --splits train-clean-5 "$dev" "${skip_bad[@]+"${skip_bad[@]}"}"
 splits=(train-clean-5)
 pieces=256
-then=() # what the training on all of it has besides
+second=() # what the training on all of it has besides
 if [ "$synthetic" != no ]; then
-  stage 1 "synthetic speech" "$data/.synthetic.done" "$lm_text" -- synthetic_speech "$synthetic"
   splits+=(grammar/train)
-  [ "$synthetic" = 0 ] || splits+=(read/train)
+  reads=
+  [ "$synthetic" = 0 ] || { splits+=(read/train) && reads=$lm_text; }
+  stage 1 "synthetic speech" "$data/.synthetic.done" "$reads" -- synthetic_speech "$synthetic"
   pieces=128 # as the way past the plateau was measured
-  then=(--data.train "[$(IFS=,; echo "${splits[*]}")]" --training.intermediate 0.3)
-  [ -n "$dry_run" ] || then+=(--init "$out/synthetic/checkpoints/last.ckpt")
+  second=(--data.train "[$(IFS=,; echo "${splits[*]}")]" --training.intermediate 0.3)
+  [ -n "$dry_run" ] || second+=(--init "$out/synthetic/checkpoints/last.ckpt")
 fi
 manifests=("${splits[@]/%/.jsonl}")
 manifests=("${manifests[@]/#/$data/}")
@@ -113,7 +114,7 @@ fi
 stage 5 "training" "$out/.training.done" \
   "$config" "$data/tokenizer.model" "${manifests[@]}" "$data/dev.jsonl" \
   "${train_options[@]+"${train_options[@]}"}" -- \
-  python train.py "${training[@]}" "${then[@]+"${then[@]}"}" "${train_options[@]+"${train_options[@]}"}"
+  python train.py "${training[@]}" "${second[@]+"${second[@]}"}" "${train_options[@]+"${train_options[@]}"}"
 stage 6 "decoding" "$out/.decoding.done" "$data/dev.jsonl" "$data/test.jsonl" -- \
   decoding --checkpoint "$out/checkpoints/best.ckpt" --attention "$attention" --data "$data" \
   --splits dev test --tune-on dev
