@@ -15,7 +15,7 @@ from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig
 from asr.training.task import training_loss
 
-STEPS = 150
+STEPS = 100
 
 
 def trained(dataset: SpeechDataset, clips_a_step: int) -> Model:
@@ -25,6 +25,7 @@ def trained(dataset: SpeechDataset, clips_a_step: int) -> Model:
     encoder = EncoderConfig(dim=32, layers=1, heads=2, kernel=3, dropout=0.0)
     model = Model(ModelConfig("mala", encoder=encoder, frontend=frontend), dataset.tokenizer.pieces).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, STEPS)
     for step in range(STEPS):
         clips = range(2 + step * clips_a_step, 2 + (step + 1) * clips_a_step)
         loss = training_loss(model, collate([dataset[i] for i in (0, 1, *clips)]), TrainingConfig()).total
@@ -32,6 +33,7 @@ def trained(dataset: SpeechDataset, clips_a_step: int) -> Model:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5)
         optimizer.step()
+        schedule.step()
     return model.eval()
 
 
