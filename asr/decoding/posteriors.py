@@ -93,7 +93,7 @@ def log_probs_of(model: Model, waveforms: Tensor, lengths: Tensor) -> list[np.nd
 
 
 def long_log_probs_of(model: Model, waveform: Tensor | Iterable[Tensor], show: str) -> Iterator[np.ndarray]:
-    """``log_probs_of`` one recording, (S,) or its parts in order, of any length: part by part, (n, classes)."""
+    """``log_probs_of`` one recording of any length, (S,) or its parts in order; part by part (n, classes)."""
     parts = waveform.split(_PART) if isinstance(waveform, Tensor) else waveform
     first, sounds = [], False
 
