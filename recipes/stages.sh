@@ -25,6 +25,8 @@ data=
 devices=1
 skip_bad=()
 dry_run=
+synthetic=
+synthetic_steps=800
 train_options=()
 running=
 previous_marker=
@@ -66,7 +68,8 @@ parse_options() {
         train_options=("$@")
         break
         ;;
-      --attention | --encoder | --stage | --stop-stage | --data-root | --lm-text | --size | --data | --out | --devices)
+      --attention | --encoder | --stage | --stop-stage | --data-root | --lm-text | --size | --data | --out | --devices | \
+        --synthetic | --synthetic-steps)
         [ $# -ge 2 ] || die "$1 wants a value (see --help)"
         case "$1" in
           --attention) attention=$2 ;;
@@ -79,6 +82,8 @@ parse_options() {
           --data) data=$(from_caller "$2") ;;
           --out) out=$(from_caller "$2") ;;
           --devices) devices=$2 ;;
+          --synthetic) synthetic=$2 ;;
+          --synthetic-steps) synthetic_steps=$2 ;;
         esac
         shift 2
         ;;

@@ -5,8 +5,13 @@ import sys
 import numpy as np
 import pytest
 
+from asr.checkpoints.checkpoint import pack_recipe, write_checkpoint
 from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.lm import build
+from asr.model.config import ModelConfig
+from asr.model.conformer import EncoderConfig
+from asr.model.frontend import FrontendConfig
+from asr.model.recogniser import Model
 
 TEXT = ["THE CAT SAT", "THE CAT RAN", "A DOG SAT", "THE DOG SAT ON THE CAT", "A CAT RAN"] * 10
 
@@ -55,3 +60,24 @@ def test_memory_of_the_processes_is_shown(folder):
     shown = run("memory", "--lm", folder / "lm.bin", "--tokenizer", folder / "tokenizer.model", "--jobs", 2)
     assert "2 processes" in shown
     assert all(int(size) > 50 for size in re.search(r"MiB each: (\d+) (\d+)\n", shown).groups())
+
+
+def test_words_are_counted_where_nobody_speaks(folder, corpus):
+    tokenizer = Tokenizer.load(corpus / "tokenizer.model")
+    encoder = EncoderConfig(dim=16, layers=1, heads=2, kernel=3)
+    config = ModelConfig("mala", encoder=encoder, frontend=FrontendConfig(mels=20))
+    model = Model(config, tokenizer.pieces)
+    model.head.project.bias.data[7] = 100.0  # says one piece to everything
+    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
+    content = {
+        "recipe": pack_recipe(config, tokenizer),
+        "state_dict": weights,
+        "global_step": 1,
+        "training": {},
+    }
+    write_checkpoint(content, folder / "talks.ckpt")
+    options = ["--checkpoints", folder / "talks.ckpt", "--clips", 2, "--seconds", 0.5, "--device", "cpu"]
+    shown = run("nonspeech", *options)
+    for kind in ("white", "two at once"):  # a word in each clip of half a second
+        assert re.search(rf"^{kind} +120\.0$", shown, re.MULTILINE), shown
+    assert re.search(r"^silence +0\.0$", shown, re.MULTILINE), shown

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from asr.data.audio import load
 from asr.data.manifest import Utterance, read_manifest
+from asr.data.nonspeech import NonSpeech
 from asr.data.packed import read_packed
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
@@ -130,16 +131,26 @@ def read_samples(utterance: Utterance) -> np.ndarray:
 
 
 class SpeechDataset(Dataset):
-    """Utterances by index: samples (S,) as ``read_samples`` gives them, classes (U,), the utterance."""
+    """Utterances by index: samples (S,) as ``read_samples`` gives them, classes (U,), the utterance.
 
-    def __init__(self, utterances: list[Utterance], tokenizer: Tokenizer) -> None:
+    Indices beyond the utterances are clips of ``nonspeech``, without end.
+    """
+
+    def __init__(
+        self, utterances: list[Utterance], tokenizer: Tokenizer, nonspeech: NonSpeech | None = None
+    ) -> None:
         self.utterances = utterances
         self.tokenizer = tokenizer
+        self.nonspeech = nonspeech
 
     def __len__(self) -> int:
         return len(self.utterances)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, Tensor, Utterance]:
+        if self.nonspeech and index >= len(self.utterances):
+            number = index - len(self.utterances)
+            nothing = torch.empty(0, dtype=torch.long)
+            return self.nonspeech.samples(number), nothing, self.nonspeech.utterance(number)
         utterance = self.utterances[index]
         classes = torch.tensor(self.tokenizer.encode(utterance.text), dtype=torch.long)
         return read_samples(utterance), classes, utterance
@@ -201,10 +212,19 @@ class TrainingSampler(Sampler[list[int]]):
 
     So a run that stopped after k batches goes on from there (``start_at``). With several processes, each
     takes every W-th batch.
+
+    Args:
+        durations: of the utterances, in seconds.
+        seconds: a batch's size; see ``make_batches``.
+        seed: another one, other batches.
+        nonspeech: clips that come beside the utterances, other ones in every epoch; clip n has the index
+            len(durations) + n.
     """
 
-    def __init__(self, durations: list[float], seconds: float, seed: int) -> None:
-        self.durations, self.seconds, self.seed = durations, seconds, seed
+    def __init__(
+        self, durations: list[float], seconds: float, seed: int, nonspeech: NonSpeech | None = None
+    ) -> None:
+        self.durations, self.seconds, self.seed, self.nonspeech = durations, seconds, seed, nonspeech
         self.start_at(0)
 
     def start_at(self, number: int, place: tuple[int, int] | None = None) -> None:
@@ -225,7 +245,16 @@ class TrainingSampler(Sampler[list[int]]):
 
     def epoch(self, number: int) -> list[list[int]]:
         """The batches of one pass over the data."""
-        return make_batches(self.durations, self.seconds, random.Random(f"{self.seed}/{number}"))
+        draw = random.Random(f"{self.seed}/{number}")
+        if not self.nonspeech:
+            return make_batches(self.durations, self.seconds, draw)
+        speech, clips = len(self.durations), self.nonspeech.an_epoch
+        numbers = range(number * clips, (number + 1) * clips)
+        durations = [*self.durations, *(self.nonspeech.utterance(n).duration for n in numbers)]
+        batches = make_batches(durations, self.seconds, draw)
+        # The loss is divided by the pieces of a batch, of which clips alone have none.
+        kept = (batch for batch in batches if min(batch) < speech)
+        return [[index if index < speech else index + numbers.start for index in batch] for batch in kept]
 
     def __iter__(self) -> Iterator[list[int]]:
         rank, processes = 0, 1

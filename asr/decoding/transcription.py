@@ -26,11 +26,11 @@ from asr.data.tokenizer import Tokenizer
 from asr.decoding.alignment import Word, best_path, collapse, forced_path, words_on_path
 from asr.decoding.captions import Transcript, as_json, as_srt, as_text, as_vtt
 from asr.decoding.pauses import LONGEST, cut_at_pauses
-from asr.decoding.posteriors import log_probs_of
+from asr.decoding.posteriors import log_probs_of, long_log_probs_of
 from asr.decoding.weights import Weights
 from asr.errors import FULL, UserError, report
 from asr.files import atomic_write
-from asr.model.long import long_log_probs, seconds_bar
+from asr.model.long import seconds_bar
 from asr.model.recogniser import Model
 
 if TYPE_CHECKING:
@@ -159,9 +159,9 @@ def _windows(
 def _transcribe_long(recording: Recording, model: Model, decoder: Decoder) -> Transcript | UserError:
     def decode(paths: list[Path]) -> list[Spoken]:
         [path] = paths
-        parts = long_log_probs(model, prefetch(audio.stream(path)), show=path.name)
+        parts = long_log_probs_of(model, prefetch(audio.stream(path)), show=path.name)
         first = next(parts)  # comes when everything is read and encoded
-        return decoder([(part.cpu().numpy() for part in chain([first], parts))], recording.seconds)
+        return decoder([chain([first], parts)], recording.seconds)
 
     [outcome] = _each(decode, [recording.path])
     return _transcript(recording, outcome)

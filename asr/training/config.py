@@ -49,6 +49,8 @@ class TrainingConfig:
         steps: optimiser steps in all.
         seconds: audio in a batch, padding included, per device.
         accumulate: batches per optimiser step.
+        nonspeech: share of generated sounds without speech (silence, noise, hum, clicks, tones) in the audio,
+            with empty transcripts, so that the model says nothing to them; 0 for none.
         peak_lr: highest learning rate.
         warmup: steps from 0 to the highest learning rate.
         schedule: after the warm-up, cosine (to 0 at the last step) or noam (inverse square root).
@@ -90,6 +92,7 @@ class TrainingConfig:
     steps: int = 100_000
     seconds: float = 1200.0
     accumulate: int = 1
+    nonspeech: float = 0.0
     peak_lr: float = 1.5e-3
     warmup: int = 10_000
     schedule: Literal["cosine", "noam"] = "noam"
@@ -272,6 +275,7 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.steps": training.steps > 0,
         "--training.seconds": 0 < training.seconds < math.inf,
         "--training.accumulate": training.accumulate > 0,
+        "--training.nonspeech": 0 <= training.nonspeech < 1,
         "--training.peak_lr": training.peak_lr > 0,
         "--training.warmup": training.warmup >= 0,
         "--training.clip": training.clip > 0,

@@ -22,7 +22,7 @@ from asr.training.distillation import Teacher
 # Another value of these would make it another run from there: other batches in the place of those not seen
 # yet, another objective, or another way of descending it. So would other steps under the cosine schedule.
 FIXED = (
-    *("seconds", "seed", "accumulate", "devices", "nodes"),
+    *("seconds", "seed", "accumulate", "devices", "nodes", "nonspeech"),
     *("consistency", "intermediate"),
     *("ctc", "distil_posteriors", "distil_encoder", "distil_attention"),
     *("distil_masks", "distil_start"),
@@ -85,8 +85,9 @@ def _check_options(before: Before, config: Config) -> None:
     if not isinstance(trained, dict):
         raise UserError(f"{before.path}: does not say how it was trained")
     for name in (*FIXED, *(["steps"] if training.schedule == "cosine" else [])):
-        here, there = getattr(training, name), trained.get(name)
-        if there not in (None, here):  # None: made before there was such an option
+        # Made before there was such an option, it was trained as the option's default leaves it.
+        here, there = getattr(training, name), trained.get(name, getattr(TrainingConfig, name))
+        if there != here:
             raise _another_run(before, f"--training.{name} {here}", f"was trained with {there}")
     if training.steps < before.steps:  # else the run would end at once, as if it had done as it was told
         raise UserError(

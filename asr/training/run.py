@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from asr.attention.fused import set_mode
 from asr.checkpoints.checkpoint import LAST
 from asr.data.batches import FixedBatches, SpeechDataset, TrainingSampler, make_loader, write_excluded
+from asr.data.nonspeech import NonSpeech
 from asr.data.tokenizer import Tokenizer
 from asr.files import locked
 from asr.training.beginning import start_from
@@ -58,8 +59,10 @@ def train(config: Config) -> None:
     if config.training.compile:
         task.model.encoder.compile_blocks()
 
-    task.sampler = TrainingSampler(data.durations, config.training.seconds, config.training.seed)
-    loader = make_loader(SpeechDataset(data.train, tokenizer), task.sampler, config.data.workers)
+    training = config.training
+    nonspeech = NonSpeech(data.durations, training.nonspeech, training.seed)
+    task.sampler = TrainingSampler(data.durations, training.seconds, training.seed, nonspeech)
+    loader = make_loader(SpeechDataset(data.train, tokenizer, nonspeech), task.sampler, config.data.workers)
     try:
         if config.dry_run:
             dry_run(config, task, loader, data.durations, where(config.training))

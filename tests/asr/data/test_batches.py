@@ -16,7 +16,8 @@ from asr.data.batches import (
     split_trainable,
     write_excluded,
 )
-from asr.data.manifest import Utterance
+from asr.data.manifest import Utterance, read_manifest
+from asr.data.nonspeech import NonSpeech
 from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.errors import UserError
 from asr.model.frames import Framing
@@ -38,6 +39,29 @@ def test_sampler_goes_on_where_it_is_told_to_start(durations, start):
     rest.start_at(start)
     expected = list(itertools.islice(whole, start, start + 20))
     assert list(itertools.islice(rest, 20)) == expected
+
+
+@given(durations=durations, share=st.floats(0, 0.5), start=st.integers(0, 30))
+def test_clips_without_speech_come_beside_all_speech_and_are_others_in_every_epoch(durations, share, start):
+    clips = NonSpeech(durations, share, seed=7)
+    whole, rest = (TrainingSampler(durations, 40, 7, clips) for _ in range(2))
+    speech, heard = len(durations), []
+    for number in range(3):
+        batches = whole.epoch(number)
+        indices = sorted(itertools.chain(*batches))
+        assert indices[:speech] == list(range(speech))
+        assert all(min(batch) < speech for batch in batches)  # a loss a piece wants pieces
+        heard += indices[speech:]
+    assert len(set(heard)) == len(heard) <= 3 * clips.an_epoch
+    rest.start_at(start)
+    assert list(itertools.islice(rest, 9)) == list(itertools.islice(whole, start, start + 9))
+
+
+def test_without_a_share_of_clips_the_batches_are_those_of_before():
+    durations = [0.5 + number % 13 for number in range(60)]
+    none = NonSpeech(durations, 0.0, seed=7)
+    with_none, plain = TrainingSampler(durations, 40, 7, none), TrainingSampler(durations, 40, 7)
+    assert with_none.epoch(3) == plain.epoch(3)
 
 
 @given(
@@ -144,3 +168,13 @@ def test_a_manifest_that_lies_about_a_duration_is_named(tokenizer, tmp_path):
     dataset = SpeechDataset([Utterance("a", str(path), 9.0, "AB", "s")], tokenizer)
     with pytest.raises(UserError, match=r"a\.wav: 0\.50 s long, but 9\.00 s in its manifest"):
         dataset[0]
+
+
+def test_a_clip_is_an_utterance_without_text(corpus):
+    utterances = read_manifest(corpus / "dev.jsonl")
+    clips = NonSpeech([item.duration for item in utterances], 0.5, seed=1)
+    dataset = SpeechDataset(utterances, Tokenizer.load(corpus / "tokenizer.model"), clips)
+    batch = collate([dataset[0], dataset[len(utterances) + 3]])
+    assert batch.texts == [utterances[0].text, ""] and batch.target_lengths.tolist()[1] == 0
+    samples = torch.from_numpy(clips.samples(3)) / 32768
+    assert torch.equal(batch.waveforms[1, : batch.lengths[1]], samples)

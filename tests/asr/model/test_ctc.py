@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import pytest
 import torch
 
 from asr.decoding.greedy import greedy
@@ -23,6 +24,20 @@ def test_loss_equals_the_sum_over_all_paths():
     )
     loss = CTCHead.loss(log_probs, torch.tensor([5]), torch.tensor([target]), torch.tensor([2]))
     assert math.isclose(loss.item(), -math.log(total), rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("others", [True, False], ids=["among others", "alone"])
+def test_loss_of_an_empty_transcript_is_that_of_blanks(others):
+    """Loss and gradient by the definition: one path, of blanks."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, 6, 4, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([[1, 2], [0, 0]]) if others else torch.empty(2, 0, dtype=torch.long)
+    target_lengths = torch.tensor([2 if others else 0, 0])
+    loss = CTCHead.loss(logits.log_softmax(-1), torch.tensor([6, 4]), targets, target_lengths)[1]
+    blanks = -logits[1, :4].log_softmax(-1)[:, BLANK].sum()
+    assert math.isclose(loss.item(), blanks.item(), rel_tol=1e-12)
+    found, wanted = (torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (loss, blanks))
+    assert torch.allclose(found, wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_loss_ignores_padding():

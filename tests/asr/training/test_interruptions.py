@@ -20,7 +20,8 @@ TINY = """
 attention: mala
 encoder: {dim: 16, layers: 1, heads: 2, kernel: 3, dropout: 0.1}
 frontend: {mels: 20, frequency_width: 3, time_masks: 1}
-training: {steps: 8, seconds: 20, warmup: 2, validate_every: 4, precision: fp32, accelerator: cpu}
+training: {steps: 8, seconds: 20, warmup: 2, validate_every: 4, nonspeech: 0.2,
+           precision: fp32, accelerator: cpu}
 """
 
 # Runs train.py's way and is killed: at a training step, or in the middle of writing a checkpoint.

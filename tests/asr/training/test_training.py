@@ -144,7 +144,12 @@ class TestGoingOnWithOtherOptions:
 
     def test_what_would_make_it_another_run_is_refused(self, refused):
         fixed = [name for name in FIXED if not name.startswith("distil_")]  # see test_distillation
-        others = dict.fromkeys(fixed, "9") | {"intermediate": "0.3", "average": "0.9", "schedule": "cosine"}
+        others = dict.fromkeys(fixed, "9") | {
+            "intermediate": "0.3",
+            "average": "0.9",
+            "nonspeech": "0.9",
+            "schedule": "cosine",
+        }
         for name, value in others.items():
             option = f"--training.{name}"
             refused(f"^{option} {value}.*: .*last.ckpt was trained with .*--init", option, value)
@@ -188,8 +193,11 @@ class TestGoingOnWithOtherOptions:
         content = read_checkpoint(path)
         for name in ("place", "dev_digest", "init"):
             del content[name]
-        del content["training"]["intermediate"]
+        for name in ("intermediate", "nonspeech"):
+            del content["training"][name]
         write_checkpoint(content, path)
+        with pytest.raises(UserError, match=r"^--training.nonspeech 0.1: .* was trained with 0.0"):
+            run("--resume", "auto", "--training.nonspeech", "0.1", out="old")
         run("--resume", "auto", "--training.validate_every", "2", out="old")
         whole = last(run("--training.validate_every", "2", out="whole"))
         old = last(folder)
@@ -323,6 +331,23 @@ class TestLoss:
 
     def test_a_mean_over_pieces(self, batch):
         assert self.loss(batch) > 0
+
+    def test_an_empty_transcript_adds_its_loss_and_no_piece(self, batch):
+        silence = torch.zeros(1, 16_000)
+        more = batch._replace(
+            ids=["a", "b", "c"],
+            waveforms=torch.cat((batch.waveforms, silence)),
+            lengths=torch.cat((batch.lengths, torch.tensor([16_000]))),
+            targets=torch.cat((batch.targets, torch.zeros(1, 3, dtype=torch.long))),
+            target_lengths=torch.cat((batch.target_lengths, torch.tensor([0]))),
+        )
+        torch.manual_seed(1)
+        encoder = EncoderConfig(dim=16, layers=1, heads=2, kernel=3, dropout=0.0)
+        model = Model(ModelConfig("mala", encoder=encoder, frontend=FrontendConfig(mels=20)), 12).train()
+        loss, losses, _ = training_loss(model, more, TrainingConfig())
+        assert torch.allclose(loss, losses.sum() / 5) and losses[2] > 1
+        loss.backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
     def test_intermediate_ctc_is_a_weighted_mean(self, batch):
         """Linear in its weight, so that halves lie halfway."""
