@@ -165,8 +165,9 @@ def _beam_pool(args: argparse.Namespace, recipe: Recipe) -> "BeamPool":
 
     pool = BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs, fold=args.case == "fold")
     if pool.style:
-        line = f"{args.lm.name} is {pool.style}, and the model writes otherwise: its words are "
-        line += "looked up so" if args.case == "fold" else "unknown to the LM (--case fold looks them up so)"
+        also = recipe.tokenizer.beyond(pool.style)
+        line = f"{args.lm.name} is {pool.style}; the model also writes {also!r}: its words are "
+        line += "looked up so" if args.case == "fold" else "not looked up so (--case keep)"
         print(line, file=sys.stderr)
     return pool
 
@@ -178,12 +179,11 @@ def _styles(
     styles = {}
     for split, utterances in manifests.items():
         style = style_of(word for utterance in utterances for word in utterance.text.split())
-        differs = tokenizer.differs_from(style)
-        if differs:
-            line = f"{split}.jsonl is {style}, and the model writes otherwise: "
-            line += "scored so" if args.case == "fold" else "words count as wrong for that (--case fold)"
+        if also := tokenizer.beyond(style):
+            line = f"{split}.jsonl is {style}; the model also writes {also!r}: its words are "
+            line += "scored so" if args.case == "fold" else "not scored so (--case keep)"
             print(line, file=sys.stderr)
-        styles[split] = style if differs and args.case == "fold" else Style()
+        styles[split] = style if also and args.case == "fold" else Style()
     return styles
 
 

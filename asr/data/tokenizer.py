@@ -96,9 +96,10 @@ class Tokenizer:
             texts.append(None if silent else (SPACE if text != letters else "") + letters)
         return texts
 
-    def differs_from(self, style: Style) -> bool:
-        """Whether it can write what a style cannot: letters in another case, or other punctuation."""
-        return self.spoken() != self.spoken(style)
+    def beyond(self, style: Style) -> str:
+        """The first piece that a style writes otherwise, in case or punctuation; "" where there is none."""
+        pairs = zip(self.spoken(), self.spoken(style), strict=True)
+        return next((text.removeprefix(SPACE) for text, other in pairs if text != other), "")
 
 
 def train_tokenizer(texts: list[str], pieces: int, kind: str = "unigram") -> bytes:

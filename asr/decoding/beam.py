@@ -43,7 +43,7 @@ class BeamDecoder:
             comes out is written as the model does.
 
     Attributes:
-        style: the LM's, where the model's words would not be found as it writes them; else None.
+        style: the LM's, where the model also writes otherwise; else None.
 
     Raises:
         UserError: the LM cannot be used, with this tokenizer or at all.
@@ -60,7 +60,7 @@ class BeamDecoder:
         self._model = lm_files.load(lm_path, mapped)
         words = lm_files.vocabulary(lm_path)
         style = style_of(words)
-        self.style = style if tokenizer.differs_from(style) else None
+        self.style = style if tokenizer.beyond(style) else None
         spoken = tokenizer.spoken(self.style if fold else None)
         check_vocabulary(lm_path, words, spoken)
         self._words = [*words, "<unk>", "</s>"]  # by number
