@@ -4,8 +4,8 @@
     PYTHONPATH=. imports/bin/python benchmarks/long_imports.py --nemo FILE.nemo --audio FOLDER --minutes 1 5
 
 in the environment of benchmarks/imports.py (which says how to make it), with one of its random models
-(--model), saved by NeMo, or a real one. Every length goes through three programs, each in a process of its own
-that may have --limit GiB of data: ours in chunks (asr/model/long.py), ours in one pass, and NeMo's forward.
+(--model), saved by NeMo, or a real one. Every length goes through three programs, each in a process of its
+own that may have --limit GiB of data: ours in chunks (asr/model/long.py), ours in one pass, NeMo's forward.
 Columns: CPU seconds of the features and the model, the process's peak resident memory, and the largest
 difference from ours in chunks in nats. "-" is a program that ran out of the limit; it is not tried again on
 longer recordings. Recordings below --audio are joined to the length wanted; without, it is noise.
