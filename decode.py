@@ -92,6 +92,7 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
 
     tuned_on = _dev_splits(args) if args.lm and not args.weights else []
     manifests = _read_manifests(args, tuned_on)
+    styles = _styles(args, recipe.tokenizer, manifests)
     weights, surface = args.weights, {}
     started, rows, tuning = time.monotonic(), [], 0.0
     # The pool first: an LM that cannot be used should say so before the acoustic model runs.
@@ -102,12 +103,11 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
             )
             for split, utterances in manifests.items()
         }
-        styles = _styles(args, recipe.tokenizer, manifests)
         if tuned_on:
             pooled = pool_posteriors([posteriors[split] for split in tuned_on])
             begun = time.monotonic()
-            style = styles[tuned_on[0]] if len({styles[split] for split in tuned_on}) == 1 else Style()
-            weights, surface = _tune(pool, pooled, recipe.tokenizer, style, " + ".join(tuned_on))
+            written = [styles[split] for split in tuned_on for _ in manifests[split]]
+            weights, surface = _tune(pool, pooled, recipe.tokenizer, written, " + ".join(tuned_on))
             tuning = time.monotonic() - begun
         for split in args.splits:
             rows.append(decode_greedy(split, posteriors[split], recipe.tokenizer, styles[split]))
@@ -206,13 +206,14 @@ def _read_manifests(args: argparse.Namespace, tuned_on: list[str]) -> dict[str, 
 
 
 def _tune(
-    pool: "BeamPool", posteriors: Posteriors, tokenizer: Tokenizer, style: Style, split: str
+    pool: "BeamPool", posteriors: Posteriors, tokenizer: Tokenizer, styles: list[Style], split: str
 ) -> tuple[Weights, Surface]:
     from asr.scoring.errors import word_error_rate  # with jiwer
 
     def wer(weights: Weights) -> float:
         found = pool.decode(posteriors.log_probs, weights)
-        hypotheses = [style.apply(tokenizer.decode(classes)) for classes in found]
+        texts = map(tokenizer.decode, found)
+        hypotheses = [style.apply(text) for style, text in zip(styles, texts, strict=True)]
         return word_error_rate(posteriors.references, hypotheses)
 
     best, tried = tune(wer)
