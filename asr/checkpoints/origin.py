@@ -21,7 +21,7 @@ def checked(value: Any, path: str | Path) -> list[Source]:
     Raises:
         UserError: it is something else; ``path`` is named.
     """
-    sources = [value] if isinstance(value, dict) else value or []
+    sources = [] if value is None else [value] if isinstance(value, dict) else value
     if not isinstance(sources, list) or not all(
         isinstance(source, dict) and all(isinstance(text, str) for pair in source.items() for text in pair)
         for source in sources

@@ -41,9 +41,10 @@ def test_a_checkpoint_of_before_has_none_and_a_crafted_one_is_an_error(tmp_path)
     content = {"recipe": {"format": 1}, "state_dict": {}, "global_step": 1, "training": {}}
     torch.save(content, tmp_path / "last.ckpt")
     assert read_checkpoint(tmp_path / "last.ckpt")["origin"] == []
-    torch.save(content | {"origin": [torch.zeros(3)]}, tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match=r"last\.ckpt: origin is not"):
-        read_checkpoint(tmp_path / "last.ckpt")
+    for crafted in (torch.zeros(3), [torch.zeros(3)]):
+        torch.save(content | {"origin": crafted}, tmp_path / "last.ckpt")
+        with pytest.raises(UserError, match=r"last\.ckpt: origin is not"):
+            read_checkpoint(tmp_path / "last.ckpt")
 
 
 SIZE = ["--encoder.dim", "16", "--encoder.layers", "1", "--encoder.heads", "2", "--encoder.kernel", "3"]
