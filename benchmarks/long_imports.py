@@ -86,12 +86,12 @@ def run_apart(program: str, model: Path, waveform: Path, found: Path, limit: flo
 
 def measure(args: argparse.Namespace, folder: Path, model: Path) -> Iterator[str]:
     """A row a length."""
-    failed: set[str] = {name for name in PROGRAMS if name not in args.programs}
+    failed: set[str] = set()
     waveform = folder / "waveform.npy"
     for minutes in args.minutes:
         np.save(waveform, _recording(args.audio, minutes, folder))
         cells, outputs = [], {}
-        for program in PROGRAMS:
+        for program in args.programs:
             path = folder / f"{program}.npy"
             took = None
             if program not in failed:
@@ -128,10 +128,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--minutes", type=float, nargs="+", default=[1, 5, 20, 60], help="lengths (%(default)s)")
     add("--audio", type=Path, help="folder of recordings to join (default: noise)")
     add("--limit", type=float, default=20.0, help="GiB of data a process (%(default)s)")
-    add("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), help="which (default: all)")
+    others = [name for name in PROGRAMS if name != "chunks"]
+    add("--beside", nargs="*", choices=others, default=others, help="run beside ours in chunks (default: %(default)s)")
     for name in ("--program", "--waveform", "--found"):  # of the processes that this one starts
         add(name, type=Path if name != "--program" else str, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    args.programs = ["chunks", *args.beside]
     if args.program:
         encode(args.program, args.nemo, args.waveform, args.found, args.limit)
         return
@@ -146,9 +148,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         about = import_model(model, folder / "ours", ImportOptions("new", case="keep"))
         threads = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
         print(f"{args.nemo or args.model}: {about}; {threads}")
-        heads = [f"{title:>{17 if name == 'chunks' else 26}}" for name, title in PROGRAMS.items()]
-        print(" " * 7 + "".join(heads))
-        print("minutes" + "    CPU s     GiB" + 2 * "    CPU s     GiB    nats", flush=True)
+        print(
+            " " * 7 + "".join(f"{PROGRAMS[name]:>{17 if name == 'chunks' else 26}}" for name in args.programs)
+        )
+        print(
+            "minutes" + "    CPU s     GiB" + (len(args.programs) - 1) * "    CPU s     GiB     nats",
+            flush=True,
+        )
         for row in measure(args, folder, model):
             print(row, flush=True)
 
