@@ -129,7 +129,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--audio", type=Path, help="folder of recordings to join (default: noise)")
     add("--limit", type=float, default=20.0, help="GiB of data a process (%(default)s)")
     others = [name for name in PROGRAMS if name != "chunks"]
-    add("--beside", nargs="*", choices=others, default=others, help="run beside ours in chunks (default: %(default)s)")
+    add(
+        "--beside",
+        nargs="*",
+        choices=others,
+        default=others,
+        help="run beside ours in chunks (default: %(default)s)",
+    )
     for name in ("--program", "--waveform", "--found"):  # of the processes that this one starts
         add(name, type=Path if name != "--program" else str, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
