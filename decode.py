@@ -7,7 +7,9 @@
     python decode.py --checkpoint best.ckpt --audio talks/ --format json --out transcripts
 
 With --lm, LM weight, word score and unknown penalty are tuned on a dev split first, unless all three are
-given. They are never tuned on a split named test*. With --audio there is nothing to tune on: take the ones
+given. They are never tuned on a split named test*. Where references or the LM's words are in one case or
+without punctuation and the model writes otherwise, its words are scored and looked up as they are written
+(--case keep: as the model writes them). With --audio there is nothing to tune on: take the ones
 in wer.json. Words that the LM does not have can be recognised; a higher unknown penalty makes them rarer.
 
 --audio takes recordings of any length, sample rate and number of channels (flac wav opus mp3 ...), folders,
@@ -30,6 +32,7 @@ import torch
 from asr.attention.fused import set_mode
 from asr.checkpoints.checkpoint import Recipe, check_tokenizer, load_model
 from asr.data.manifest import Utterance, read_manifest
+from asr.data.style import Style, style_of
 from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, MOST_BEAM
 from asr.decoding.posteriors import Posteriors, compute_posteriors, pool_posteriors
@@ -89,6 +92,7 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
 
     tuned_on = _dev_splits(args) if args.lm and not args.weights else []
     manifests = _read_manifests(args, tuned_on)
+    styles = _styles(args, recipe.tokenizer, manifests)
     weights, surface = args.weights, {}
     started, rows, tuning = time.monotonic(), [], 0.0
     # The pool first: an LM that cannot be used should say so before the acoustic model runs.
@@ -102,13 +106,14 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
         if tuned_on:
             pooled = pool_posteriors([posteriors[split] for split in tuned_on])
             begun = time.monotonic()
-            weights, surface = _tune(pool, pooled, recipe.tokenizer, " + ".join(tuned_on))
+            written = [styles[split] for split in tuned_on for _ in manifests[split]]
+            weights, surface = _tune(pool, pooled, recipe.tokenizer, written, " + ".join(tuned_on))
             tuning = time.monotonic() - begun
         for split in args.splits:
-            rows.append(decode_greedy(split, posteriors[split], recipe.tokenizer))
+            rows.append(decode_greedy(split, posteriors[split], recipe.tokenizer, styles[split]))
             if args.lm:
-                found = posteriors[split]
-                rows.append(decode_beam(split, found, recipe.tokenizer, pool, args.lm.stem, weights))
+                found, style = posteriors[split], styles[split]
+                rows.append(decode_beam(split, found, recipe.tokenizer, pool, args.lm.stem, weights, style))
     seconds = {
         "tuning": tuning,
         "acoustic model": sum(found.seconds for found in posteriors.values()),
@@ -126,6 +131,8 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
         "computed": describe(model),
         "command": " ".join(["python", *sys.argv]),
     }
+    if written := {split: str(styles[split]) for split in args.splits if styles[split] != Style()}:
+        about["scored"] = written
     if args.lm:
         about |= {**weights._asdict(), "tuned_on": tuned_on}
     if surface:
@@ -156,7 +163,28 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
 def _beam_pool(args: argparse.Namespace, recipe: Recipe) -> "BeamPool":
     from asr.decoding.beam import BeamPool  # with Numba and KenLM, which greedy decoding does without
 
-    return BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs)
+    pool = BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs, fold=args.case == "fold")
+    if pool.style:
+        also = recipe.tokenizer.beyond(pool.style)
+        line = f"{args.lm.name} is {pool.style}; the model also writes {also!r}: its words are "
+        line += "looked up so" if args.case == "fold" else "not looked up so (--case keep)"
+        print(line, file=sys.stderr)
+    return pool
+
+
+def _styles(
+    args: argparse.Namespace, tokenizer: Tokenizer, manifests: dict[str, list[Utterance]]
+) -> dict[str, Style]:
+    """What each split's hypotheses are brought to, which leaves most models' as they are."""
+    styles = {}
+    for split, utterances in manifests.items():
+        style = style_of(word for utterance in utterances for word in utterance.text.split())
+        if also := tokenizer.beyond(style):
+            line = f"{split}.jsonl is {style}; the model also writes {also!r}: its words are "
+            line += "scored so" if args.case == "fold" else "not scored so (--case keep)"
+            print(line, file=sys.stderr)
+        styles[split] = style if also and args.case == "fold" else Style()
+    return styles
 
 
 def _read_manifests(args: argparse.Namespace, tuned_on: list[str]) -> dict[str, list[Utterance]]:
@@ -178,13 +206,15 @@ def _read_manifests(args: argparse.Namespace, tuned_on: list[str]) -> dict[str, 
 
 
 def _tune(
-    pool: "BeamPool", posteriors: Posteriors, tokenizer: Tokenizer, split: str
+    pool: "BeamPool", posteriors: Posteriors, tokenizer: Tokenizer, styles: list[Style], split: str
 ) -> tuple[Weights, Surface]:
     from asr.scoring.errors import word_error_rate  # with jiwer
 
     def wer(weights: Weights) -> float:
         found = pool.decode(posteriors.log_probs, weights)
-        return word_error_rate(posteriors.references, [tokenizer.decode(classes) for classes in found])
+        texts = map(tokenizer.decode, found)
+        hypotheses = [style.apply(text) for style, text in zip(styles, texts, strict=True)]
+        return word_error_rate(posteriors.references, hypotheses)
 
     best, tried = tune(wer)
     greedy = "" if best != GREEDY else "; the LM does not help: these are greedy's words"
@@ -233,6 +263,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         type=float,
         help="taken, in nats, from every word that the LM does not have, which has the LM's score of <unk>; "
         "goes with --lm-weight; 50 leaves the LM's words only",
+    )
+    add(
+        "--case",
+        choices=("fold", "keep"),
+        default="fold",
+        help="fold: where references, or the LM's words, are in one case or without punctuation and the "
+        "model writes otherwise, its words are scored, or looked up, as they are written; keep: as the model "
+        "writes them (%(default)s); transcripts are as the model writes them",
     )
     add("--tune-on", nargs="+", default=[], help="dev splits to tune on (default: all dev* in --data)")
     add("--beam", type=int, default=BEAM, help="hypotheses kept in beam search (%(default)s)")

@@ -184,7 +184,7 @@ def read_splits(args) -> tuple[Tokenizer, Split, Split]:
 def compare_with_oracle(args, tokenizer: Tokenizer, items: list[np.ndarray], weights: Weights) -> None:
     """Print how ours and the plain search agree."""
     decoder, model = BeamDecoder(args.lm, tokenizer, args.beam), lm_files.load(args.lm)
-    words, spoken = lm_files.vocabulary(args.lm), tokenizer.spoken()
+    words, spoken = lm_files.vocabulary(args.lm), tokenizer.spoken(decoder.style)
     found = [decoder.decode_scored(item, weights) for item in items]
     print(f"oracle at {weights}, pieces from e^{args.oracle_floor:g} on")
     print(

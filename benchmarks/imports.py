@@ -340,6 +340,17 @@ def compare(name: str, case: Case, recordings: Sequence[Path], tokenizer: bytes)
     return f"{name:24}{parameters:6.2f}{numbers}   {same} of {len(theirs)} ({letters} letters)"
 
 
+def train_benchmark_tokenizer() -> bytes:
+    """A SentencePiece model of 64 pieces, for random models."""
+    text = [
+        "the quick brown fox jumps over the lazy dog and runs away from all the hounds of the village"
+    ] * 9
+    text += [
+        f"{a} {b} there was a {c}" for a in ("once", "twice") for b in ("upon", "a") for c in ("time", "day")
+    ]
+    return train_tokenizer(text, 64)
+
+
 def make_recordings(folder: Path, seconds: Sequence[float]) -> list[Path]:
     """Noise whose loudness and colour change, as speech's do, in 16-bit files."""
     paths = []
@@ -394,13 +405,7 @@ def main() -> None:
     if unknown := set(args.models) - set(CASES):
         raise UserError(f"{' '.join(unknown)}: choose of {', '.join(CASES)}")
     torch.manual_seed(0)
-    text = [
-        "the quick brown fox jumps over the lazy dog and runs away from all the hounds of the village"
-    ] * 9
-    text += [
-        f"{a} {b} there was a {c}" for a in "once twice".split() for b in "upon a".split() for c in "time day"
-    ]
-    tokenizer = train_tokenizer(text, 64)
+    tokenizer = train_benchmark_tokenizer()
     with tempfile.TemporaryDirectory() as folder:
         recordings = sorted(args.audio or make_recordings(Path(folder), args.seconds), key=_seconds)
         lengths = "".join(f"{_seconds(path):7.4g} s" for path in recordings)

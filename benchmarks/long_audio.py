@@ -70,17 +70,19 @@ def encode(args: argparse.Namespace) -> None:
         features, lengths = model.frontend(waveform[None].to(device), lengths)
         encoded = model.encoder(features, lengths)[0][0]
     else:
-        features = long_features(model.frontend, waveform, 4 * args.chunk)
+        features = long_features(model.frontend, waveform, model.framing.factor * args.chunk)
         encoded = encode_long(model.encoder, features, args.chunk)
     encoded = encoded.cpu()  # and with it, all that the device had to do
     seconds = time.perf_counter() - started
-    if device.type == "cuda":
-        gib = torch.cuda.max_memory_allocated() / 2**30
-    else:
-        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        gib = int(peak[1]) / 2**20
+    gib = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else peak_gib()
     np.save(args.encoded, encoded.numpy())
     print(json.dumps({"seconds": seconds, "gib": gib}))
+
+
+def peak_gib() -> float:
+    """Peak of this process's resident memory."""
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(peak[1]) / 2**20
 
 
 def run_apart(args: argparse.Namespace, attention: str, waveform: Path, encoded: Path, *more: str) -> dict:

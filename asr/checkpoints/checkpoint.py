@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asr.checkpoints.folder import read_folder
+from asr.checkpoints.folder import read_folder, read_folder_origin
+from asr.checkpoints.origin import Source, checked
 from asr.checkpoints.records import check_extents, check_records
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
@@ -93,7 +94,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content["recipe"], dict) or content["recipe"].get("format") != _FORMAT:
         raise UserError(f"{path}: made by another version of train.py")
     _check_extents(content, path)
-    return content
+    return content | {"origin": checked(content.get("origin"), path)}
 
 
 def read_trained(path: str | Path) -> dict[str, Any]:
@@ -105,13 +106,24 @@ def read_trained(path: str | Path) -> dict[str, Any]:
         UserError: see ``read_checkpoint``, ``asr.checkpoints.folder.read_folder`` and
             ``asr.checkpoints.foreign.importing.import_model``.
     """
-    path = Path(path)
+    path = _imported(Path(path))
+    return read_folder(path) if path.is_dir() else read_checkpoint(path)
+
+
+def read_origin(path: str | Path) -> list[Source]:
+    """The models of others that one which ``read_trained`` reads was made from."""
+    path = _imported(Path(path))
+    return read_folder_origin(path) if path.is_dir() else read_checkpoint(path)["origin"]
+
+
+def _imported(path: Path) -> Path:
+    """The path, or the folder in the cache of another toolkit's model."""
     if path.is_dir() or path.suffix == ".nemo":
         # A checkpoint of ours starts without what reads those of others.
         from asr.checkpoints.foreign.importing import cached, is_foreign
 
-        path = cached(path) if path.exists() and is_foreign(path) else path
-    return read_folder(path) if path.is_dir() else read_checkpoint(path)
+        return cached(path) if path.exists() and is_foreign(path) else path
+    return path
 
 
 def read_last(path: Path, rank: int = 0) -> tuple[Path | None, dict[str, Any]]:

@@ -24,7 +24,7 @@ def export(path: Path, out: Path, results: Path | None) -> None:
     found = read_results(results, path, recipe.model, parameters) if results else None
     trained = content["global_step"], float(content.get("audio_seconds", 0))
     averaged = bool(content.get("average"))
-    origin = content.get("origin")
+    origin = content["origin"]
     card = model_card(recipe.model, recipe.tokenizer, parameters, trained, averaged, found, origin)
     write_folder(out, recipe.model, recipe.tokenizer, model.state_dict(), averaged, trained, card, origin)
     table = "" if results else "; no table of results (--results)"

@@ -7,6 +7,7 @@ card (asr/checkpoints/model_card.py). Made by python -m asr.checkpoints export.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from asr.checkpoints.origin import Source, checked
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
 from asr.files import atomic_folder
@@ -34,7 +36,7 @@ _KEYS = {
     "steps",  # of the optimiser
     "audio_seconds",  # trained on, repetitions included
 }
-_ORIGIN = "origin"  # of an imported model only: strings by name (foreign/importing.py)
+_ORIGIN = "origin"  # of a model made from others' only (asr/checkpoints/origin.py)
 
 
 def write_folder(
@@ -45,7 +47,7 @@ def write_folder(
     averaged: bool,
     trained: tuple[int, float],
     card: str,
-    origin: dict[str, str] | None = None,
+    origin: Sequence[Source] = (),
 ) -> None:
     """Write an exported model in one step.
 
@@ -55,7 +57,7 @@ def write_folder(
         averaged: whether the weights are an average over training.
         trained: optimiser steps, and seconds of audio in them.
         card: text of README.md.
-        origin: of an imported model, where it comes from.
+        origin: the models of others that it was made from.
 
     Raises:
         UserError: ``out`` exists and is not an empty folder.
@@ -73,7 +75,7 @@ def write_folder(
         "audio_seconds": trained[1],
     }
     if origin:
-        about[_ORIGIN] = origin
+        about[_ORIGIN] = list(origin)
     with atomic_folder(out) as folder:
         (folder / WEIGHTS).write_bytes(data)
         (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -114,8 +116,17 @@ def read_folder(path: str | Path) -> dict[str, Any]:
         "average": weights if about["averaged"] else None,
         "global_step": about["steps"],
         "audio_seconds": about["audio_seconds"],
-        "origin": about.get(_ORIGIN),
+        "origin": about[_ORIGIN],
     }
+
+
+def read_folder_origin(path: Path) -> list[Source]:
+    """The models of others that an exported model was made from.
+
+    Raises:
+        UserError: see ``read_folder``.
+    """
+    return _read_config(path / CONFIG)[_ORIGIN]
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -135,10 +146,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     for name in ("steps", "audio_seconds"):
         if type(about[name]) not in (int, float) or not 0 <= about[name] < 1e15:
             raise UserError(f"{path}: {name} {about[name]!r}: out of range")
-    origin = about.get(_ORIGIN, {})
-    if not isinstance(origin, dict) or not all(isinstance(text, str) for text in origin.values()):
-        raise UserError(f"{path}: {_ORIGIN} is not a list of texts by name")
-    return about
+    return about | {_ORIGIN: checked(about.get(_ORIGIN), path)}
 
 
 def _read(path: Path) -> bytes:

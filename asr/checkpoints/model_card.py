@@ -1,10 +1,12 @@
 """The README.md of an exported model: what it is, how well it does, how to use it, what is not known."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from asr.attention import ATTENTIONS
+from asr.checkpoints.origin import Source
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
 from asr.model.config import ModelConfig, model_to_dict
@@ -60,7 +62,15 @@ The weights were trained by others and imported, not trained by this recipe. The
 format were changed and constant factors multiplied in; what they compute was not changed. Who shares them, or
 anything made from them, names their authors and keeps their licence:
 
-{rows}"""
+{sources}"""
+
+_DERIVED = """\
+Made from models of others and changed. Who shares it, or anything made from it, names their authors, keeps to
+their licences and says that they were changed:
+
+{sources}
+
+What it was trained on by this recipe is to be stated by whoever shares this folder, with its licences."""
 
 _ABOUT_TABLE = """\
 {table}
@@ -79,7 +89,7 @@ def model_card(
     trained: tuple[int, float],
     averaged: bool,
     results: dict[str, Any] | None,
-    origin: dict[str, str] | None = None,
+    origin: Sequence[Source] = (),
 ) -> str:
     """The card's text.
 
@@ -89,7 +99,7 @@ def model_card(
         trained: optimiser steps, and seconds of audio in them.
         averaged: whether the weights are an average over training.
         results: as ``read_results`` gives them; None where there are none.
-        origin: of an imported model, where it comes from.
+        origin: the models of others that it was made from.
     """
     encoder = resolve_size(config.encoder)
     steps, seconds = trained
@@ -114,11 +124,11 @@ def model_card(
         f_max=config.frontend.f_max,
         training=(
             "not by this recipe: see below"
-            if origin
+            if origin and not steps
             else f"{steps:,} steps, {seconds:,.0f} s ({seconds / 3600:,.1f} h) of audio, repetitions included"
         ),
-        kind=_kind(averaged, bool(origin)),
-        origin=_origin(origin) if origin else _UNKNOWN_ORIGIN,
+        kind="imported" if origin and not steps else _kind(averaged),
+        origin=_origin(origin, steps) if origin else _UNKNOWN_ORIGIN,
         results=_results(results) if results else "No table was given when the model was exported.",
         lm=lm,
     )
@@ -134,15 +144,16 @@ def _attention(config: ModelConfig) -> str:
     return several + "; ".join(parts)
 
 
-def _kind(averaged: bool, imported: bool) -> str:
-    if imported:
-        return "imported"
+def _kind(averaged: bool) -> str:
     return "averaged over training" if averaged else "as after that step, not averaged"
 
 
-def _origin(origin: dict[str, str]) -> str:
-    rows = ["| | |", "|---|---|", *(f"| {_cell(name)} | {_cell(text)} |" for name, text in origin.items())]
-    return _ORIGIN.format(rows="\n".join(rows))
+def _origin(origin: Sequence[Source], steps: int) -> str:
+    tables = []
+    for source in origin:
+        rows = (f"| {_cell(name)} | {_cell(text)} |" for name, text in source.items())
+        tables.append("\n".join(["| | |", "|---|---|", *rows]))
+    return (_DERIVED if steps else _ORIGIN).format(sources="\n\n".join(tables))
 
 
 def read_results(
@@ -190,6 +201,9 @@ def _results(results: dict[str, Any]) -> str:
         weights = f" LM weight {results['lm_weight']:g}, word score {results['word_score']:g}, "
         weights += f"unknown penalty {results['unknown_penalty']:g}, {origin}."
         weights += " The LM is not in this folder."
+    if scored := results.get("scored"):
+        each = "; ".join(f"{_cell(split)} {_cell(style)}" for split, style in scored.items())
+        weights += f" Words were scored as the references are written: {each}."
     return _ABOUT_TABLE.format(
         table="\n".join(lines),
         command=" ".join(results["command"].split()),

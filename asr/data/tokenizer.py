@@ -11,6 +11,7 @@ from pathlib import Path
 import sentencepiece
 
 from asr.data.manifest import read_manifest
+from asr.data.style import Style
 from asr.errors import UserError, run_program
 from asr.files import atomic_write
 
@@ -75,20 +76,30 @@ class Tokenizer:
         """The piece of a class."""
         return self._processor.id_to_piece(number - 1)
 
-    def spoken(self) -> list[str]:
+    def spoken(self, style: Style | None = None) -> list[str | None]:
         """Of every class the letters that it stands for, after ``SPACE`` where it begins a word.
 
-        They are "" of the blank and of what is no text: <unk>, control symbols, bytes, and pieces that go on
-        from one word into the next.
+        None for the blank and for what is no text: <unk>, control symbols, bytes, and pieces that go on from
+        one word into the next. "" for punctuation that a style leaves out.
+
+        Args:
+            style: to write them in; as they are without one.
         """
         processor = self._processor
         none = (processor.is_unknown, processor.is_control, processor.is_unused, processor.is_byte)
-        texts = [""]
+        texts: list[str | None] = [None]
         for number in range(self.pieces):
-            piece = processor.id_to_piece(number)
-            silent = SPACE in piece[1:] or any(test(number) for test in none)
-            texts.append("" if silent else piece)
+            text = processor.id_to_piece(number).replace(SPACE, " ")
+            text = style.apply(text) if style else text
+            letters = text.lstrip(" ")
+            silent = " " in letters or any(test(number) for test in none)
+            texts.append(None if silent else (SPACE if text != letters else "") + letters)
         return texts
+
+    def beyond(self, style: Style) -> str:
+        """The first piece that a style writes otherwise, in case or punctuation; "" where there is none."""
+        pairs = zip(self.spoken(), self.spoken(style), strict=True)
+        return next((text.removeprefix(SPACE) for text, other in pairs if text != other), "")
 
 
 def train_tokenizer(texts: list[str], pieces: int, kind: str = "unigram") -> bytes:

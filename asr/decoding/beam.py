@@ -15,11 +15,12 @@ import kenlm
 import numpy as np
 from tqdm import tqdm
 
+from asr.data.style import style_of
 from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, search
 from asr.decoding.alignment import best_path, collapse
 from asr.decoding.compiled import EMPTY, power_of_two
-from asr.decoding.lexicon import ROOT, make_lexicon
+from asr.decoding.lexicon import ROOT, letters_of, make_lexicon
 from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError
 from asr.lm import files as lm_files
@@ -38,20 +39,33 @@ class BeamDecoder:
         tokenizer: the acoustic model's; its pieces spell the words, those of the LM and others.
         beam: hypotheses kept.
         mapped: share the LM's memory with other processes; see ``asr.lm.files.load``.
+        fold: look words up as the LM's are written, whatever case and punctuation the model writes. What
+            comes out is written as the model does.
+
+    Attributes:
+        style: the LM's, where the model also writes otherwise; else None.
 
     Raises:
         UserError: the LM cannot be used, with this tokenizer or at all.
     """
 
     def __init__(
-        self, lm_path: str | Path, tokenizer: Tokenizer, beam: int = BEAM, mapped: bool = False
+        self,
+        lm_path: str | Path,
+        tokenizer: Tokenizer,
+        beam: int = BEAM,
+        mapped: bool = False,
+        fold: bool = True,
     ) -> None:
         self._model = lm_files.load(lm_path, mapped)
         words = lm_files.vocabulary(lm_path)
-        check_vocabulary(lm_path, words, tokenizer)
+        style = style_of(words)
+        self.style = style if tokenizer.beyond(style) else None
+        spoken = tokenizer.spoken(self.style if fold else None)
+        check_vocabulary(lm_path, words, spoken)
         self._words = [*words, "<unk>", "</s>"]  # by number
         self._alone = np.array([self._model.score(word, bos=False, eos=False) for word in self._words[:-1]])
-        self._lexicon = make_lexicon(words, self._alone, tokenizer)
+        self._lexicon = make_lexicon(words, self._alone, spoken)
         self._classes = tokenizer.pieces + 1
         self._beam = search.make_prefixes(beam)
         self._work = search.make_workspace(beam, self._classes)
@@ -170,6 +184,10 @@ class BeamPool:
         lm_path, tokenizer, beam: see ``BeamDecoder``; each process builds its own once.
         jobs: processes to start; with 1, there is no other than this one.
         alone: frames that are decoded before they start.
+        fold: see ``BeamDecoder``.
+
+    Attributes:
+        style: ``BeamDecoder``'s.
 
     Raises:
         UserError: the LM cannot be used, with this tokenizer or at all.
@@ -182,13 +200,15 @@ class BeamPool:
         beam: int = BEAM,
         jobs: int = 1,
         alone: int = ALONE,
+        fold: bool = True,
     ) -> None:
         # Says what is wrong with the LM, and compiles the search once and not in each process.
-        self._decoder = BeamDecoder(lm_path, tokenizer, beam)
+        self._decoder = BeamDecoder(lm_path, tokenizer, beam, fold=fold)
+        self.style = self._decoder.style
         self._decoder.decode_scored(np.zeros((1, tokenizer.pieces + 1), np.float32), GREEDY)
         # Few bytes: a process that starts takes what does not fit into a pipe only when it has imported
         # everything, and this one would wait for each in turn.
-        self._arguments = (str(lm_path), tokenizer.model, beam)
+        self._arguments = (str(lm_path), tokenizer.model, beam, fold)
         self._jobs, self._alone = jobs, alone
         self._frames = 0  # asked for so far
         self._pool: ProcessPoolExecutor | None = None
@@ -235,24 +255,24 @@ class BeamPool:
                 lm_files.verify(self._arguments[0])
 
 
-def check_vocabulary(lm_path: str | Path, words: list[str], tokenizer: Tokenizer) -> None:
+def check_vocabulary(lm_path: str | Path, words: list[str], spoken: Sequence[str | None]) -> None:
     """See that an LM's words and the tokenizer are of the same language and case; UserError otherwise."""
-    sample = words[:: max(1, len(words) // 1000)]
-    lost = sum(tokenizer.unknown in tokenizer.encode(word) for word in sample)
-    if 2 * lost > len(sample):
+    sample, alphabet = words[:: max(1, len(words) // 1000)], letters_of(spoken)
+    lost = [word for word in sample if not alphabet.issuperset(word)]
+    if 2 * len(lost) > len(sample):
         raise UserError(
-            f"--lm {lm_path}: the tokenizer cannot spell {100 * lost / len(sample):.0f} % of its words "
-            f"(such as {sample[0]!r}); build the LM from text in the transcripts' case and alphabet"
+            f"--lm {lm_path}: the tokenizer cannot spell {100 * len(lost) / len(sample):.0f} % of its words "
+            f"(such as {lost[0]!r}); build the LM from text in the transcripts' case and alphabet"
         )
 
 
 _decoder: BeamDecoder | None = None
 
 
-def _start_worker(lm_path: str, tokenizer_model: bytes, beam: int) -> None:
+def _start_worker(lm_path: str, tokenizer_model: bytes, beam: int, fold: bool) -> None:
     global _decoder
     start_worker()
-    _decoder = BeamDecoder(lm_path, Tokenizer(tokenizer_model), beam, mapped=True)
+    _decoder = BeamDecoder(lm_path, Tokenizer(tokenizer_model), beam, mapped=True, fold=fold)
 
 
 def _decode_task(task: tuple[np.ndarray, Weights]) -> list[int]:

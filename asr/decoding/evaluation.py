@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from asr.data.style import Style
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.greedy import greedy
 from asr.decoding.posteriors import Posteriors
@@ -34,11 +35,11 @@ class Row:
     seconds: float  # from posteriors to words; rtf counts the acoustic model's as well
 
 
-def decode_greedy(split: str, posteriors: Posteriors, tokenizer: Tokenizer) -> Row:
-    """Best path, without an LM."""
+def decode_greedy(split: str, posteriors: Posteriors, tokenizer: Tokenizer, style: Style) -> Row:
+    """Best path, without an LM. Hypotheses are brought to a style, the references'."""
     started = time.monotonic()
     hypotheses = [
-        tokenizer.decode(greedy(torch.from_numpy(item)[None], torch.tensor([len(item)]))[0])
+        style.apply(tokenizer.decode(greedy(torch.from_numpy(item)[None], torch.tensor([len(item)]))[0]))
         for item in posteriors.log_probs
     ]
     return _row(split, "none", posteriors, hypotheses, time.monotonic() - started)
@@ -51,11 +52,12 @@ def decode_beam(
     pool: "BeamPool",
     lm_name: str,
     weights: Weights,
+    style: Style,
 ) -> Row:
-    """Beam search with the LM."""
+    """Beam search with the LM. Hypotheses are brought to a style, the references'."""
     started = time.monotonic()
     found = pool.decode(posteriors.log_probs, weights, show=f"{split}, beam search")
-    hypotheses = [tokenizer.decode(classes) for classes in found]
+    hypotheses = [style.apply(tokenizer.decode(classes)) for classes in found]
     return _row(split, lm_name, posteriors, hypotheses, time.monotonic() - started)
 
 

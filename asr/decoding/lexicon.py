@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asr.data.tokenizer import SPACE, Tokenizer
+from asr.data.tokenizer import SPACE
 from asr.decoding.compiled import EMPTY, compiled, slot_of
 
 ROOT = 0  # no letter yet: an utterance's beginning, and what follows a bare space mark
@@ -29,7 +29,7 @@ class Lexicon(NamedTuple):
     is_text: np.ndarray  # (classes,) whether it stands for any text: not the blank, <unk> and the like
 
 
-def make_lexicon(words: Sequence[str], likelihoods: np.ndarray, tokenizer: Tokenizer) -> Lexicon:
+def make_lexicon(words: Sequence[str], likelihoods: np.ndarray, spoken: Sequence[str | None]) -> Lexicon:
     """The tree of an LM's words.
 
     A word with a letter that no piece has cannot be recognised: it is left out.
@@ -37,12 +37,11 @@ def make_lexicon(words: Sequence[str], likelihoods: np.ndarray, tokenizer: Token
     Args:
         words: numbered from 0; <unk> has the number after the last.
         likelihoods: (words,) log10 probability of each by itself.
-        tokenizer: the acoustic model's.
+        spoken: (classes,) what each class stands for, ``Tokenizer.spoken``'s.
     """
-    spoken = tokenizer.spoken()
-    begins = np.array([text.startswith(SPACE) for text in spoken])
-    pieces = [text.removeprefix(SPACE) for text in spoken]
-    alphabet = set("".join(pieces))
+    begins = np.array([text is not None and text.startswith(SPACE) for text in spoken])
+    pieces = [(text or "").removeprefix(SPACE) for text in spoken]
+    alphabet = letters_of(spoken)
     numbers = [number for number, word in enumerate(words) if word and alphabet.issuperset(word)]
     numbers.sort(key=words.__getitem__)
     letters, first = _code_points([words[number] for number in numbers])
@@ -50,8 +49,19 @@ def make_lexicon(words: Sequence[str], likelihoods: np.ndarray, tokenizer: Token
         letters, first, np.array(numbers, np.int64), np.asarray(likelihoods, np.float64), len(words)
     )
     return Lexicon(
-        key, child, word, below, *_code_points(pieces), begins, np.array([text != "" for text in spoken])
+        key,
+        child,
+        word,
+        below,
+        *_code_points(pieces),
+        begins,
+        np.array([text is not None for text in spoken]),
     )
+
+
+def letters_of(spoken: Sequence[str | None]) -> set[str]:
+    """All letters that classes stand for."""
+    return set("".join(text.removeprefix(SPACE) for text in spoken if text))
 
 
 def _code_points(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ import kenlm
 import numpy as np
 
 from asr.data.tokenizer import SPACE
+from asr.decoding.lexicon import letters_of
 from asr.decoding.weights import Weights
 from asr.model.ctc import BLANK
 
@@ -30,7 +31,7 @@ def log_add(a: float, b: float) -> float:
 
 def prefix_beam_search(
     log_probs: np.ndarray,
-    spoken: Sequence[str],
+    spoken: Sequence[str | None],
     words: Iterable[str],
     model: kenlm.Model,
     weights: Weights,
@@ -54,7 +55,7 @@ def prefix_beam_search(
             can no longer tell apart, keep the likeliest only, else the beam fills with what differs long ago.
         floor: pieces less likely in a frame are not tried there, to save time.
     """
-    letters = set("".join(spoken))
+    letters = letters_of(spoken)
     words = {word for word in words if letters.issuperset(word)}
 
     def alone(word: str) -> float:
@@ -103,7 +104,7 @@ def prefix_beam_search(
     readings: dict[Prefix, Reading] = {(): (0.0, start, "")}
     for frame in log_probs.tolist():
         after: dict[Prefix, list[float]] = defaultdict(lambda: [-math.inf, -math.inf])
-        pieces = [piece for piece, text in enumerate(spoken) if text and frame[piece] >= floor]
+        pieces = [piece for piece, text in enumerate(spoken) if text is not None and frame[piece] >= floor]
         for prefix, (in_blank, in_piece) in found.items():
             either, last = log_add(in_blank, in_piece), prefix[-1] if prefix else BLANK
             stay = after[prefix]

@@ -16,10 +16,12 @@ from asr.checkpoints.checkpoint import (
     check_tokenizer,
     read_checkpoint,
     read_last,
+    read_origin,
     read_trained,
     unpack_recipe,
     weights_of,
 )
+from asr.checkpoints.origin import Source, begun_from, joined, taught_by
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
 from asr.model.config import ModelConfig, model_to_dict
@@ -100,6 +102,18 @@ def _silent_locals(ours: dict[str, Tensor], kept: dict[str, Tensor]) -> dict[str
     return {
         f"{term}{part}": torch.zeros_like(ours[term + part]) for term in new for part in ("weight", "bias")
     }
+
+
+def origin_of(init: str, teacher: str, attention: str) -> list[Source]:
+    """The models of others that a new run's model, with this attention, is made from."""
+    begun, taught = [], []
+    if init:
+        content = read_trained(init)
+        before = unpack_recipe(content, init).model.attention
+        begun = begun_from(content["origin"], attention, before)
+    if teacher:
+        taught = taught_by(read_origin(teacher))
+    return joined(begun, taught)
 
 
 def _differences(here: ModelConfig, there: ModelConfig) -> dict[str, tuple[Any, Any]]:

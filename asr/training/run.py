@@ -10,7 +10,7 @@ from asr.data.batches import FixedBatches, SpeechDataset, TrainingSampler, make_
 from asr.data.nonspeech import NonSpeech
 from asr.data.tokenizer import Tokenizer
 from asr.files import locked
-from asr.training.beginning import start_from
+from asr.training.beginning import origin_of, start_from
 from asr.training.calibration import calibrate_on
 from asr.training.config import Config
 from asr.training.data import TrainingData
@@ -48,10 +48,13 @@ def train(config: Config) -> None:
         check_data(before, config, data)
         check_teacher(before, config, task.teacher)
         task.init = before.content.get("init", "")
+        task.origin = before.content["origin"]
     elif config.init:
         for line in start_from(task.model, config.model, config.init, tokenizer):
             if rank_zero_only.rank == 0:
                 print(line)
+    if not before:
+        task.origin = origin_of(config.init, config.training.teacher, config.model.attention)
     if config.training.distil_start == "nearest" and not before:
         found = calibrate_on(task.model, task.teacher, data.train, tokenizer)
         if rank_zero_only.rank == 0:

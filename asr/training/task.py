@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import ClassVar, NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from asr.checkpoints.checkpoint import pack_recipe
+from asr.checkpoints.origin import Source
 from asr.data.batches import Batch, TrainingSampler
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.greedy import greedy
@@ -29,11 +31,13 @@ class TrainingTask(L.LightningModule):
     Attributes:
         digests: what tells the data trained and validated on from others, for checkpoints.
         init: from whose weights the run began.
+        origin: models of others that it is made from.
         teacher: whom the run learns from, if there is one.
         sampler: of training batches; checkpoints hold the place in them.
     """
 
     digests: ClassVar[dict[str, str]] = {}
+    origin: Sequence[Source] = ()
     teacher: Teacher | None = None
     sampler: TrainingSampler | None = None
 
@@ -137,6 +141,7 @@ class TrainingTask(L.LightningModule):
         checkpoint["training"] = asdict(self.config.training)
         checkpoint |= self.digests
         checkpoint["init"] = self.init
+        checkpoint["origin"] = list(self.origin)
         checkpoint["teacher_digest"] = self.teacher.digest if self.teacher else ""
         checkpoint["place"] = self.sampler.place(self.global_step * self.batches_a_step)
         checkpoint["audio_seconds"] = self.audio_seconds

@@ -66,7 +66,7 @@ def import_model(path: Path, out: Path, options: ImportOptions | None = None) ->
     imported, tokenizer = found.imported, found.tokenizer
     ours = convert_weights(found.weights, imported, tokenizer.pieces, str(path))
     edges = imported.model.frontend.edges
-    origin = {
+    source = {
         "imported from": path.resolve().name,
         "SHA-256": digest(path),
         "model": imported.about,
@@ -74,8 +74,8 @@ def import_model(path: Path, out: Path, options: ImportOptions | None = None) ->
         "licence": options.licence or found.licence or "not stated in the file: see where it was published",
     }
     parameters = sum(value.numel() for name, value in ours.items() if not _is_buffer(name))
-    card = model_card(imported.model, tokenizer, parameters, (0, 0.0), False, None, origin)
-    write_folder(out, imported.model, tokenizer, ours, False, (0, 0.0), card, origin)
+    card = model_card(imported.model, tokenizer, parameters, (0, 0.0), False, None, [source])
+    write_folder(out, imported.model, tokenizer, ours, False, (0, 0.0), card, [source])
     about = f"{imported.about}: {parameters / 1e6:.2f} M parameters, {tokenizer.pieces} pieces, {edges} edges"
     if not tokenizer.spells:
         about += "; to decode, not to train (which wants --tokenizer, from its .nemo file)"

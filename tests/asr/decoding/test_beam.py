@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr.data.style import style_of
 from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.decoding.beam import BeamDecoder, BeamPool
 from asr.decoding.greedy import greedy
@@ -160,7 +161,7 @@ class Flat:
 @pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (0.2, 0.7, 1.0), (0.0, 2.0, -1.5)])
 def test_the_plain_search_sums_over_all_alignments(weights):
     """Against every path of a few frames, one by one."""
-    spoken, weights = ["", "\u2581A", "B", "\u2581"], Weights(*weights)
+    spoken, weights = [None, "\u2581A", "B", "\u2581"], Weights(*weights)
     log_probs = np.log(np.random.default_rng(3).dirichlet(np.ones(4), size=5))
     totals = defaultdict(float)
     for path in itertools.product(range(4), repeat=5):
@@ -260,7 +261,50 @@ def test_an_lm_that_is_none_is_named(tokenizer, tmp_path):
         BeamPool(path, tokenizer)
 
 
-def test_an_lm_in_another_case_is_refused_with_advice(model):
+@pytest.fixture(scope="module")
+def cased():
+    """A tokenizer with capitals and punctuation, as those of NVIDIA's "pc" models."""
+    text = ["The cat sat.", "A dog-like cat, the DOG!", "On The Cat? A dog ran.", "THE CAT SAT ON DOG R"]
+    return Tokenizer(train_tokenizer(text * 5, 40))
+
+
+WRITTEN = ["The cat sat.", "the Cat, sat!", "A Dog-cat ran.", "- The doG sat?", "The dog ran - on the cat"]
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_words_are_looked_up_as_the_lm_s_are_written(cased, model, text):
+    """An LM in capitals helps a model that writes sentences, whose own writing comes out."""
+    decoder = BeamDecoder(model, cased)
+    assert str(decoder.style) == "in upper case, without punctuation"
+    assert cased.decode(decoder.decode(posteriors(cased, text, sure=9.0), Weights(0.5, 0.0, CLOSED))) == text
+
+
+@given(seed=st.integers(0, 10_000), sure=st.floats(0.0, 6.0), text=st.sampled_from(WRITTEN))
+@settings(max_examples=20, deadline=None)
+def test_with_folding_too_the_search_finds_what_the_plain_one_finds(cased, model, seed, sure, text):
+    log_probs = posteriors(cased, text, hold=2, sure=sure, seed=seed)
+    words, weights = lm_files.vocabulary(model), Weights(0.7, 0.5, 3.0)
+    spoken = cased.spoken(style_of(words))
+    plain, plain_score = prefix_beam_search(log_probs, spoken, words, lm_files.load(model), weights, 20)
+    pieces, score = decoder_of(model, cased, 20).decode_scored(log_probs, weights)
+    assert pieces == plain
+    assert score == pytest.approx(plain_score, abs=1e-2)
+
+
+def test_the_pool_s_processes_fold_as_it_does(cased, model):
+    items, weights = [posteriors(cased, text, sure=4.0) for text in WRITTEN], Weights(0.7, 0.0, CLOSED)
+    found = {}
+    for fold in (True, False):
+        with BeamPool(model, cased, alone=0, jobs=2, fold=fold) as pool:
+            found[fold] = pool.decode(items, weights)
+        decoder = BeamDecoder(model, cased, fold=fold)
+        assert found[fold] == [decoder.decode(item, weights) for item in items]
+    assert found[True] != found[False]
+
+
+def test_an_lm_in_another_case_is_folded_or_refused_with_advice(model):
     lower = Tokenizer(train_tokenizer([text.lower() for text in TEXT], 16, "unigram"))
+    sure = posteriors(lower, "the cat sat", sure=9.0)
+    assert lower.decode(BeamDecoder(model, lower).decode(sure, Weights(0.5, 0.0, CLOSED))) == "the cat sat"
     with pytest.raises(UserError, match="cannot spell 100 % of its words"):
-        BeamPool(model, lower)
+        BeamPool(model, lower, fold=False)

@@ -64,7 +64,7 @@ def make_config(target="nemo.collections.asr.models.ctc_bpe_models.EncDecCTCMode
     }
 
 
-def make_weights(config, seed=0) -> dict[str, Tensor]:
+def make_weights(config, seed=0, pieces=PIECES) -> dict[str, Tensor]:
     """Random weights, biases and batch-norm statistics by NeMo's names."""
     generator = torch.Generator().manual_seed(seed)
     e, mels = config["encoder"], config["preprocessor"]["features"]
@@ -119,9 +119,9 @@ def make_weights(config, seed=0) -> dict[str, Tensor]:
         weights[f"{t}conv.batch_norm.running_var"] = 0.5 + torch.rand(dim, generator=generator)
         weights[f"{t}conv.batch_norm.num_batches_tracked"] = torch.tensor(7)
         add(f"{t}conv.pointwise_conv2", dim, dim, 1, fan=dim, bias=b(dim))
-    add(head_of(config), PIECES + 1, dim, 1, fan=dim / 9, bias=PIECES + 1)
+    add(head_of(config), pieces + 1, dim, 1, fan=dim / 9, bias=pieces + 1)
     if head_of(config).startswith("ctc_decoder"):
-        add("decoder.prediction.embed", PIECES + 1, 8)
+        add("decoder.prediction.embed", pieces + 1, 8)
         add("joint.enc", 8, dim, bias=8)
     filters = melscale_fbanks(257, 0, 8000, mels, 16000, norm="slaney", mel_scale="slaney")
     weights["preprocessor.featurizer.window"] = torch.hann_window(400, periodic=False)

@@ -1,14 +1,25 @@
 """Imported models compute what their originals do, by an independent plain forward under NeMo's names."""
 
 import json
+import tarfile
 from dataclasses import replace
 
 import pytest
 import torch
 import yaml
-from plain_nemo import HYBRID, PIECES, TOKENIZER, log_probs, make_config, make_weights, write_nemo
+from plain_nemo import (
+    HYBRID,
+    PIECES,
+    TOKENIZER,
+    add_member,
+    log_probs,
+    make_config,
+    make_weights,
+    write_nemo,
+)
 from safetensors.torch import save_file
 
+import decode
 from asr.checkpoints.__main__ import main
 from asr.checkpoints.checkpoint import load_model, read_trained
 from asr.checkpoints.foreign import importing
@@ -125,7 +136,7 @@ def test_the_folder_says_where_it_comes_from_and_keeps_it(tmp_path):
     for text in ("| imported from | public.nemo |", licence, "EncDecCTCModelBPE of NeMo 3.0.0"):
         assert text in card
     assert "not by this recipe" in card and "To be stated" not in card
-    origin = read_trained(tmp_path / "again")["origin"]
+    [origin] = read_trained(tmp_path / "again")["origin"]
     assert origin["SHA-256"] == importing.digest(path)
 
 
@@ -321,3 +332,93 @@ def test_weights_that_do_not_fit_are_named(spoil, message, tmp_path):
     with pytest.raises(UserError, match=message):
         import_model(path, tmp_path / "ours")
     assert [item.name for item in tmp_path.iterdir()] == ["model.nemo"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "EncDecRNNTBPEModel"}, "target EncDecRNNTBPEModel: .*a transducer without a CTC head"),
+        ({"att_context_size": [70, 13]}, r"encoder\.att_context_size \[70, 13\]: .*only None or"),
+        ({"conv_norm_type": "layer_norm"}, r"encoder\.conv_norm_type layer_norm: .*only batch_norm is"),
+        ({"adapter": {}}, r"encoder\.adapter present"),
+    ],
+)
+def test_decoding_with_what_does_not_fit_is_one_line(options, message, tmp_path, capfd):
+    """Through the whole program, after which there is nothing in the cache."""
+    plain = make_config()
+    path = write_nemo(tmp_path / "model.nemo", make_config(**options), make_weights(plain))
+    with pytest.raises(UserError, match=rf"^{path}: model_config\.yaml: {message}") as error:
+        decode.main(["--checkpoint", str(path), "--audio", "a.wav"])
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "cache" / "magnitude-asr" / "imported").glob("[!.]*"))
+
+
+def test_several_tokenizers_or_none(tmp_path):
+    """Aggregate ones whose configuration does not say so, and a file that lost its own."""
+    config = make_config()
+    weights = make_weights(config)
+    for name, tokenizers in (("two", 2), ("none", 0)):
+        path = write_nemo(tmp_path / f"{name}.nemo", config, weights, mode="w")
+        rewrite_tokenizers(path, tokenizers)
+        with pytest.raises(UserError, match="does not hold one SentencePiece model"):
+            import_model(path, tmp_path / "ours")
+
+
+def rewrite_tokenizers(path, count):
+    with tarfile.open(path) as old:
+        members = {member.name: old.extractfile(member).read() for member in old}
+    with tarfile.open(path, "w") as new:
+        for name, data in members.items():
+            if not name.endswith("tokenizer.model"):
+                add_member(new, name, data)
+        for number in range(count):
+            add_member(new, f"./{number}_tokenizer.model", TOKENIZER)
+
+
+def spoiled(name, **options):
+    """Other options in one of a Hugging Face folder's JSON files; None takes the file away."""
+
+    def spoil(folder):
+        path = folder / name
+        if not options:
+            path.unlink()
+            return
+        content = json.loads(path.read_text())
+        for option, value in options.items():
+            section, _, key = option.rpartition("__")
+            (content[section] if section else content)[key] = value
+        path.write_text(json.dumps(content))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            spoiled("config.json", model_type="wav2vec2"),
+            r"config\.json: model_type wav2vec2: only parakeet_ctc",
+        ),
+        (spoiled("config.json", model_type="parakeet_tdt"), r"model_type parakeet_tdt: only parakeet_ctc"),
+        (spoiled("config.json", encoder_config__hidden_act="gelu"), r"hidden_act gelu: .*only silu is"),
+        (spoiled("config.json", encoder_config__subsampling_conv_stride=3), r"subsampling_conv_stride 3: "),
+        (
+            spoiled("config.json", encoder_config__intermediate_size=33),
+            "intermediate_size 33: not a multiple",
+        ),
+        (spoiled("config.json", pad_token_id=0), "pad_token_id 0: the blank must be the last"),
+        (spoiled("preprocessor_config.json", sampling_rate=8000), r"preprocessor\.sample_rate 8000: "),
+        (spoiled("preprocessor_config.json", hop_length=200), r"preprocessor\.n_window_stride 200: "),
+        (spoiled("preprocessor_config.json"), r"processor_config\.json: cannot be read"),
+        (spoiled("model.safetensors"), r"model\.safetensors: missing; weights in one file"),
+        (spoiled("tokenizer.json"), r"tokenizer\.json: cannot be read"),
+    ],
+)
+def test_a_huggingface_folder_that_does_not_fit_is_named(spoil, message, tmp_path):
+    config = make_config(**DEPTHWISE)
+    folder = write_huggingface(tmp_path / "parakeet", config, make_weights(config))
+    spoil(folder)
+    with pytest.raises(UserError, match=message) as error:
+        import_model(folder, tmp_path / "ours")
+    assert str(error.value).startswith(str(folder)) and "\n" not in str(error.value)
+    assert not (tmp_path / "ours").exists()
