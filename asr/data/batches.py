@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from asr.files import atomic_write
 from asr.model.ctc import frames_needed
 from asr.model.frames import SAMPLE_RATE, Framing
 
+Transcripts = Literal["needed", "welcome", "unread"]
+
 
 class Batch(NamedTuple):
     """Padded utterances."""
@@ -31,7 +33,7 @@ class Batch(NamedTuple):
     waveforms: Tensor  # (B, S) fp32 in [-1, 1]; int16 where all are packed (the frontend takes both)
     lengths: Tensor  # (B,) samples; on the CPU wherever the batch is, as is target_lengths
     targets: Tensor  # (B, U) classes, padded with 0
-    target_lengths: Tensor  # (B,)
+    target_lengths: Tensor  # (B,); 0 where there is no transcript
     texts: list[str]
 
     @property
@@ -64,7 +66,7 @@ def split_trainable(
     framing: Framing,
     max_seconds: float,
     fastest: float,
-    transcripts: bool = True,
+    transcripts: Transcripts = "needed",
 ) -> tuple[list[Utterance], list[Excluded]]:
     """Part the utterances that can be trained on from those that cannot.
 
@@ -72,17 +74,18 @@ def split_trainable(
         framing: the model's, whose frames CTC needs one of for every piece.
         max_seconds: the longest utterance taken.
         fastest: greatest factor of speed perturbation; it shortens an utterance by as much.
-        transcripts: whether they are trained on; else only an utterance's length matters.
+        transcripts: needed; welcome (an utterance without a word is kept for what a teacher says of it, one
+            whose words do not fit is not); or unread (only its length matters).
     """
     kept, excluded = [], []
     for utterance in utterances:
         cause = detail = None
         classes = tokenizer.encode(utterance.text)
         lacking = frames_lacking(classes, utterance.duration / fastest, framing)
-        if not transcripts:
+        if transcripts == "unread" or (transcripts == "welcome" and not utterance.transcribed):
             if utterance.duration > max_seconds:
                 cause, detail = "too long", f"{utterance.duration:.1f} s"
-        elif not utterance.text.strip():
+        elif not utterance.transcribed:
             cause, detail = "empty text", "the transcript has no word"
         elif tokenizer.unknown in classes:
             cause, detail = "letters that the tokenizer lacks", utterance.text
@@ -141,8 +144,8 @@ class SpeechDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, Tensor, Utterance]:
         utterance = self.utterances[index]
-        classes = torch.tensor(self.tokenizer.encode(utterance.text), dtype=torch.long)
-        return read_samples(utterance), classes, utterance
+        classes = self.tokenizer.encode(utterance.text) if utterance.transcribed else []
+        return read_samples(utterance), torch.tensor(classes, dtype=torch.long), utterance
 
 
 def collate(items: list[tuple[np.ndarray, Tensor, Utterance]]) -> Batch:

@@ -58,7 +58,8 @@ class TrainingConfig:
             decoded; 0 for none.
         teacher: checkpoint, exported folder or FILE.nemo, with the same tokenizer and frame rate, to learn
             from by the three losses named distil; none where it is empty.
-        ctc: weight of CTC on the transcripts; 0 needs none, and utterances without text are trained on too.
+        ctc: weight of CTC on the transcripts; 0 reads none. With a teacher, utterances without a transcript
+            are trained on too, by what it says of them.
         distil_posteriors: weight of the divergence of CTC posteriors from the teacher's, in nats a frame.
         distil_encoder: weight of the mean squared difference of the last layer from the teacher's.
         distil_attention: weight of the relative squared error of each layer's attention, given the teacher's
