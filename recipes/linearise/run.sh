@@ -71,9 +71,9 @@ model=("$teacher"/{config.json,model.safetensors,tokenizer.model})
 common=(--attention "$attention" --training.devices "$devices" --training.teacher "$teacher"
   --data.folder "$data" --data.train "[$(IFS=, && echo "${train[*]}")]" --data.dev "${dev[0]}"
   --data.tokenizer "$teacher/tokenizer.model" --resume auto)
-for name in attention distilled ${transcripts:+transcribed}; do
-  check_training --config "recipes/linearise/$name.yaml" --out "$out/$name" "${common[@]}"
-done
+# Of the three configurations at once; the model to begin from need not be there yet.
+check_training --config recipes/linearise/attention.yaml --config recipes/linearise/distilled.yaml \
+  --config recipes/linearise/transcribed.yaml --out "$out" "${common[@]}"
 
 corpus() {
   python -m data_prep.librispeech "$@" --out "$data" --convert wav
