@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -198,6 +199,16 @@ def test_linearise_recipe_in_miniature(softmax, corpus, tmp_path):
     ]
     assert begun[0]["init"] == str(out / "attention" / "checkpoints" / "last.ckpt")
     assert begun[1]["init"] == str(out / "distilled" / "checkpoints" / "last.ckpt")
+    command_line = [sys.executable, "benchmarks/linearise.py", tmp_path / "data" / "teacher-results"]
+    command_line += [out / "results", "--audio", recordings, "--minutes", "0.1"]
+    table = subprocess.run(
+        list(map(str, command_line)), cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True
+    )
+    assert table.returncode == 0, table.stderr
+    for split in ("dev", "test"):
+        assert re.search(rf"^{split}, no LM\n.*\n-+\nsoftmax .*\nlinear ", table.stdout, re.MULTILINE)
+    assert f"{compared['difference']:+.2f}" in table.stdout
+    assert len(re.findall(r"^(?:softmax|linear) +\d+\.\d+ +0\.1 ", table.stdout, re.MULTILINE)) == 2
     (out / ".distilled.done").unlink()  # as if it had been killed after its last checkpoint
     again = bash(*command)
     assert again.returncode == 0, again.stderr

@@ -33,8 +33,11 @@ class Batch(NamedTuple):
     waveforms: Tensor  # (B, S) fp32 in [-1, 1]; int16 where all are packed (the frontend takes both)
     lengths: Tensor  # (B,) samples; on the CPU wherever the batch is, as is target_lengths
     targets: Tensor  # (B, U) classes, padded with 0
-    target_lengths: Tensor  # (B,); 0 where there is no transcript
+    target_lengths: Tensor  # (B,)
     texts: list[str]
+    transcribed: Tensor | None = (
+        None  # (B,) bool, on the CPU; None where all are. (A transcript may be empty.)
+    )
 
     @property
     def seconds(self) -> float:
@@ -133,7 +136,10 @@ def read_samples(utterance: Utterance) -> np.ndarray:
 
 
 class SpeechDataset(Dataset):
-    """Utterances by index: samples (S,) as ``read_samples`` gives them, classes (U,), the utterance."""
+    """Utterances by index: samples (S,) as ``read_samples`` gives them, classes (U,), the utterance.
+
+    Classes are None where there is no transcript.
+    """
 
     def __init__(self, utterances: list[Utterance], tokenizer: Tokenizer) -> None:
         self.utterances = utterances
@@ -142,15 +148,18 @@ class SpeechDataset(Dataset):
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, Tensor, Utterance]:
-        utterance = self.utterances[index]
-        classes = self.tokenizer.encode(utterance.text) if utterance.transcribed else []
-        return read_samples(utterance), torch.tensor(classes, dtype=torch.long), utterance
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Tensor | None, Utterance]:
+        utterance, classes = self.utterances[index], None
+        if utterance.transcribed:
+            classes = torch.tensor(self.tokenizer.encode(utterance.text), dtype=torch.long)
+        return read_samples(utterance), classes, utterance
 
 
-def collate(items: list[tuple[np.ndarray, Tensor, Utterance]]) -> Batch:
+def collate(items: list[tuple[np.ndarray, Tensor | None, Utterance]]) -> Batch:
     """Pad waveforms and classes with zeros. Waveforms stay int16 where all of them are."""
-    waveforms, targets, utterances = zip(*items, strict=True)
+    waveforms, classes, utterances = zip(*items, strict=True)
+    transcribed = [found is not None for found in classes]
+    targets = [torch.empty(0, dtype=torch.long) if found is None else found for found in classes]
     return Batch(
         ids=[utterance.id for utterance in utterances],
         waveforms=_pad(waveforms),
@@ -158,6 +167,7 @@ def collate(items: list[tuple[np.ndarray, Tensor, Utterance]]) -> Batch:
         targets=torch.nn.utils.rnn.pad_sequence(targets, batch_first=True),
         target_lengths=torch.tensor([len(target) for target in targets]),
         texts=[utterance.text for utterance in utterances],
+        transcribed=None if all(transcribed) else torch.tensor(transcribed),
     )
 
 

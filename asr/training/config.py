@@ -67,7 +67,8 @@ class TrainingConfig:
             attention layers side by side and nothing else, which is cheaper.
         distil_masks: whom SpecAugment masks: the student, or both.
         distil_start: weights (the attention starts from those that it has) or nearest (with each head's
-            queries shifted so that each layer's starts nearest to the teacher's; MALA gains most).
+            queries scaled and shifted so that each layer's starts nearest to the teacher's; MALA and InLine
+            gain most).
         consistency: weight of the consistency between two SpecAugment views of each batch (CR-CTC,
             0.2 in its paper); 0 for none. A step then passes the batch twice.
         intermediate: weight of a second CTC loss, on the middle block (0.3 in its paper); 0 for none.

@@ -43,9 +43,12 @@ def gradients(
     model = Model(ModelConfig("mala", encoder=encoder, frontend=FRONTEND), pieces=12).double().train()
     samples, pieces = torch.tensor([16_000, 9_000, 12_345, 5_000]), torch.tensor([5, 2, 4, 1])
     waveforms, targets = torch.randn(4, 16_000, dtype=torch.float64), torch.randint(1, 13, (4, 5))
-    pieces[list(untranscribed)] = 0
+    there = torch.ones(4, dtype=torch.bool)
+    pieces[list(untranscribed)], there[list(untranscribed)] = 0, False
     ids = list("abcd")
-    batch = Batch(ids[rows], waveforms[rows], samples[rows], targets[rows], pieces[rows], ids[rows])
+    batch = Batch(
+        ids[rows], waveforms[rows], samples[rows], targets[rows], pieces[rows], ids[rows], there[rows]
+    )
     with counted_messages() as forward:
         loss, losses, _ = training_loss(model, batch, config, make_teacher(config))
     assert losses.shape == (len(batch.ids),)

@@ -136,12 +136,14 @@ def test_an_utterance_without_a_word_is_kept_where_there_is_more_than_transcript
     assert {item.id for item in excluded} == left_out
 
 
-def test_a_text_without_a_word_has_no_classes(tokenizer, tmp_path):
+def test_a_text_without_a_word_is_no_transcript(tokenizer, tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, torch.zeros(3200).numpy(), 16_000)
     items = [Utterance(text, str(path), 0.2, text, "s") for text in ("", "  ", "\u2028", "AB")]
     batch = collate([SpeechDataset(items, tokenizer)[index] for index in range(4)])
     assert batch.target_lengths.tolist() == [0, 0, 0, len(tokenizer.encode("AB"))]
+    assert batch.transcribed.tolist() == [False, False, False, True]
+    assert collate([SpeechDataset(items, tokenizer)[3]]).transcribed is None
 
 
 def test_longer_frames_leave_more_utterances_out(tokenizer):

@@ -256,6 +256,14 @@ class TestWithoutATranscript:
         for name, p in student.named_parameters():
             assert torch.allclose(p.grad, said[name], rtol=1e-9, atol=1e-13), name
 
+    def test_an_empty_transcript_is_one(self):
+        """It says that nothing is said: CTC's path of blanks."""
+        student, teacher = build("mala", 1).eval(), build("softmax", 2)
+        silent = untranscribed(make_batch(), 1)._replace(transcribed=None)
+        found = losses(student, teacher, silent, ctc=1.0, distil_posteriors=1e-300).utterances
+        log_probs, lengths = student(silent.waveforms, silent.lengths)
+        assert found[1].item() == pytest.approx(-log_probs[1, : lengths[1], 0].sum().item(), rel=1e-9)
+
     def test_there_is_no_consistency_of_views_either(self):
         masked = replace(PLAIN, time_masks=3, time_width=0.3)
         student, teacher = build("mala", 1, masked).train(), build("softmax", 2)
@@ -272,10 +280,10 @@ class TestWithoutATranscript:
 
 
 def untranscribed(batch: Batch, *rows: int) -> Batch:
-    """The batch with some texts taken away, as ``collate`` makes it."""
-    lengths = batch.target_lengths.clone()
-    lengths[list(rows)] = 0
-    return batch._replace(targets=batch.targets[:, : max(lengths)], target_lengths=lengths)
+    """The batch with some transcripts taken away, as ``collate`` makes it."""
+    lengths, there = batch.target_lengths.clone(), torch.ones(len(batch.ids), dtype=torch.bool)
+    lengths[list(rows)], there[list(rows)] = 0, False
+    return batch._replace(targets=batch.targets[:, : max(lengths)], target_lengths=lengths, transcribed=there)
 
 
 @pytest.fixture(scope="module")
