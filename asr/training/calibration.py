@@ -4,8 +4,8 @@ A shift by -c of MALA's or linear attention's queries scales phi(q) = elu(q) + 1
 MALA's deviation from the mean value is 1 + m times linear attention's, and queries and keys that were trained
 for softmax are long: m is large, and MALA starts far beyond its teacher. InLine's features are the queries
 themselves, which no shift makes small: its deviation from the mean goes with their scale. A step of Adam
-moves a weight by about the learning rate, so that training would take thousands of steps to find what a search
-finds at once.
+moves a weight by about the learning rate, so that training would take thousands of steps to find what a
+search finds at once.
 """
 
 from collections.abc import Iterable
