@@ -6,12 +6,13 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from itertools import compress
 from pathlib import Path
+from typing import TypeVar
 
 import soundfile
 import torch
@@ -21,6 +22,7 @@ from asr.data.audio import SUFFIXES, AudioError, check, load
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import UserError, run_program
 from asr.files import atomic_write, require_room, require_writable
+from asr.model.frames import SAMPLE_RATE
 from asr.processes import cpu_count, start_worker
 from data_prep.download import OPENSLR, extract, fetch, fetched
 
@@ -54,6 +56,8 @@ MD5 = {
     "train-clean-5": "5df7d4e78065366204ca6845bb08f490",
     "dev-clean-2": "6d7ab67ac6a1d2c993d050e16d61080d",
 }
+
+T, R = TypeVar("T"), TypeVar("R")
 
 HELP = "Check a corpus in LibriSpeech's layout and write one manifest, OUT/SPLIT.jsonl, per split."
 
@@ -198,14 +202,14 @@ def examine(candidate: Candidate) -> Utterance | Fault:
     return Utterance(candidate.id, str(audio), seconds, candidate.text, candidate.speaker)
 
 
-def examine_all(candidates: list[Candidate], jobs: int) -> list[Utterance | Fault]:
-    """``examine`` in ``jobs`` processes, with a progress bar; the results in the given order."""
+def decode_all(decode: Callable[[T], R], items: Sequence[T], jobs: int) -> list[R]:
+    """``decode`` each item in ``jobs`` processes, with a progress bar; the results in the given order."""
     with ProcessPoolExecutor(jobs, initializer=start_worker) as pool:
         try:
             # Small chunks: Ctrl-C waits for those begun. Yet not a million of them.
-            results = pool.map(examine, candidates, chunksize=1 + len(candidates) // 20_000)
+            results = pool.map(decode, items, chunksize=1 + len(items) // 20_000)
             every = 0.1 if sys.stderr.isatty() else 30  # seconds: a log file wants few lines
-            bar = tqdm(results, total=len(candidates), unit="file", desc="decoding", mininterval=every)
+            bar = tqdm(results, total=len(items), unit="file", desc="decoding", mininterval=every)
             return list(bar)
         except BrokenProcessPool:
             raise UserError(
@@ -233,29 +237,32 @@ def prepare(root: Path, out: Path, splits: list[str] | None, skip_bad: bool, job
         faults += bad
 
     by_split = {split: [] for split in splits or found}
-    for candidate, result in zip(candidates, examine_all(candidates, jobs), strict=True):
+    for candidate, result in zip(candidates, decode_all(examine, candidates, jobs), strict=True):
         if isinstance(result, Fault):
             faults.append(result)
         else:
             by_split[candidate.split].append(result)
 
     if faults and not skip_bad:
-        total = len(faults) + sum(map(len, by_split.values()))
-        first = faults[0]
-        raise UserError(
-            f"{len(faults)} of {total} utterances cannot be used ({_count(faults)}); first: "
-            f"{first.file}: {first.detail}; no manifest was written, "
-            "--skip-bad leaves them out"
-        )
+        raise refusal(faults, len(faults) + sum(map(len, by_split.values())))
     for split, utterances in by_split.items():
         if not utterances:
             raise UserError(f"{found[split]}: no utterance of this split can be used")
     for split, utterances in by_split.items():
         excluded = [fault for fault in faults if fault.split == split]
-        _write_split(out, split, sorted(utterances, key=lambda u: u.id), excluded)
+        write_split(out, split, sorted(utterances, key=lambda u: u.id), excluded)
 
 
-def _write_split(out: Path, split: str, utterances: list[Utterance], excluded: list[Fault]) -> None:
+def refusal(faults: list[Fault], total: int) -> UserError:
+    """What to say where there are faults among so many utterances, and --skip-bad was not given."""
+    return UserError(
+        f"{len(faults)} of {total} utterances cannot be used ({_count(faults)}); first: "
+        f"{faults[0].file}: {faults[0].detail}; no manifest was written, --skip-bad leaves them out"
+    )
+
+
+def write_split(out: Path, split: str, utterances: list[Utterance], excluded: list[Fault]) -> None:
+    """Write a split's manifest and the list of what was left out of it; print what is in it."""
     listing = out / f"{split}.excluded.jsonl"
     if excluded:
         records = ({k: v for k, v in asdict(fault).items() if k != "split"} for fault in excluded)
@@ -335,13 +342,22 @@ def _with_copy(candidate: Candidate, out: Path) -> Candidate:
 
 def _convert(source: Path, copy: Path) -> None:
     """Write ``source`` as 16 kHz mono 16-bit WAV, unless an up-to-date copy is there."""
-    if copy.exists() and source.exists() and copy.stat().st_mtime >= source.stat().st_mtime:
-        return
+    if not up_to_date(copy, source):
+        write_wav(copy, load(source, SAMPLE_RATE))
+
+
+def up_to_date(copy: Path, source: Path) -> bool:
+    """Whether ``copy`` is there and no older than ``source``."""
+    return copy.exists() and source.exists() and copy.stat().st_mtime >= source.stat().st_mtime
+
+
+def write_wav(path: Path, samples: torch.Tensor) -> None:
+    """Write samples (S,) in [-1, 1] at 16 kHz as 16-bit WAV, in one step."""
     # Scaled here: libsndfile would scale by 32767 and alter a recording that is 16-bit already.
-    samples = (load(source, 16000) * 32768).round().clamp(-32768, 32767).to(torch.int16)
+    samples = (samples * 32768).round().clamp(-32768, 32767).to(torch.int16)
     memory = io.BytesIO()
-    soundfile.write(memory, samples.numpy(), 16000, format="WAV", subtype="PCM_16")
-    atomic_write(copy, memory.getvalue())
+    soundfile.write(memory, samples.numpy(), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    atomic_write(path, memory.getvalue())
 
 
 def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

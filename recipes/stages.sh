@@ -4,7 +4,8 @@
 # for each stage, READS being what a user may have edited since. A stage is skipped where its marker says that
 # the same command was done with the same content of READS, and no earlier stage was done again since; so
 # running a recipe again goes on where the last run stopped. Where a stage runs again, it says why.
-# With --dry-run a recipe ends at training, of which it says what it would take.
+# With --dry-run a recipe ends at its trainings, of which it says what they would take.
+# Before that a recipe may name options of its own: own_options=(--lm) sets $lm, own_switches=(--fast) sets $fast.
 # Stages from --stage K on run whatever their markers say.
 
 set -euo pipefail
@@ -27,10 +28,16 @@ skip_bad=()
 dry_run=
 synthetic=
 synthetic_steps=800
+dry_runs=0
 train_options=()
 running=
 previous_marker=
 done_before=
+own_options=("${own_options[@]+"${own_options[@]}"}")
+own_switches=("${own_switches[@]+"${own_switches[@]}"}")
+for option in "${own_options[@]}" "${own_switches[@]}"; do
+  declare "$(tr - _ <<< "${option#--}")="
+done
 
 die() {
   echo "error: $*" >&2
@@ -87,7 +94,18 @@ parse_options() {
         esac
         shift 2
         ;;
-      *) die "unknown option $1 (see --help)" ;;
+      *)
+        if [[ " ${own_switches[*]} " == *" $1 "* ]]; then
+          declare -g "$(tr - _ <<< "${1#--}")=yes"
+          shift
+        elif [[ " ${own_options[*]} " == *" $1 "* ]]; then
+          [ $# -ge 2 ] || die "$1 wants a value (see --help)"
+          declare -g "$(tr - _ <<< "${1#--}")=$2"
+          shift 2
+        else
+          die "unknown option $1 (see --help)"
+        fi
+        ;;
     esac
   done
   [[ "${first_stage:-0}" =~ ^[0-9]+$ ]] || die "--stage $first_stage: not a number"
@@ -137,10 +155,12 @@ stage() {
   shift
   previous_marker=$marker
   [ "$number" -ge "${first_stage:-0}" ] && [ "$number" -le "$stop_stage" ] || return 0
-  if [ -n "$dry_run" ] && [ "$name" = "training" ]; then
+  if [ -n "$dry_run" ] && [ "$1 $2" = "python train.py" ]; then
     "$@" --dry-run
-    exit
+    dry_runs=$((dry_runs + 1))
+    return 0
   fi
+  [ "$dry_runs" = 0 ] || return 0 # nothing is there for what comes after a training
   signature=$(inputs "${reads[@]+"${reads[@]}"}" -- "$@")
   if [ -z "$first_stage" ] && [ -e "$marker" ]; then
     why=$(why_again "$signature" "$marker" "$previous")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import decode
 from asr.attention import ATTENTIONS
@@ -213,6 +215,70 @@ def test_mini_recipe_checks_what_it_is_to_begin_with(options, message, tmp_path)
     assert done.stderr.count("\n") == 1 and not (tmp_path / "x").exists()
 
 
+@pytest.fixture(scope="module")
+def softmax(corpus, tmp_path_factory):
+    """A small softmax model."""
+    out = tmp_path_factory.mktemp("softmax")
+    options = ["--attention", "softmax", "--data.folder", str(corpus), "--out", str(out), *TINY]
+    train(parse_config([*options, "--data.tokenizer", str(corpus / "tokenizer.model")]))
+    return out / "checkpoints" / "last.ckpt"
+
+
+def test_linearise_recipe_in_miniature(softmax, corpus, tmp_path):
+    librispeech_tree(corpus, tmp_path, {"train-clean-5": "train", "dev-clean-2": "test"})
+    recordings, out = tmp_path / "more recordings", tmp_path / "exp"
+    recordings.mkdir()
+    for item in read_manifest(corpus / "dev.jsonl"):
+        shutil.copy(item.audio, recordings)
+    command = ["recipes/linearise/run.sh", "--from", softmax, "--attention", "linear", "--transcripts"]
+    command += [
+        "--data-root",
+        tmp_path,
+        "--recordings",
+        recordings,
+        "--data",
+        tmp_path / "data",
+        "--out",
+        out,
+    ]
+    command += ["--", "--training.steps", "2", "--training.validate_every", "2", "--training.seconds", "20"]
+    done = bash(*command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("training linear, ") == 3 and "teacher alone: 8 of them" in done.stdout
+    for folder, attention in (
+        (tmp_path / "data" / "teacher-results", "softmax"),
+        (out / "results", "linear"),
+    ):
+        results = json.loads((folder / "wer.json").read_text())
+        assert results["attention"] == attention
+        assert [row["split"] for row in results["rows"]] == ["dev", "test"]
+    (compared, _) = json.loads((out / "report" / "report.json").read_text())["comparisons"]
+    assert (
+        f"WER {compared['wer'][1]:.2f} % (linear) against {compared['wer'][0]:.2f} % (softmax)" in done.stdout
+    )
+    begun = [
+        yaml.safe_load((out / name / "config.yaml").read_text()) for name in ("distilled", "transcribed")
+    ]
+    assert begun[0]["init"] == str(out / "attention" / "checkpoints" / "last.ckpt")
+    assert begun[1]["init"] == str(out / "distilled" / "checkpoints" / "last.ckpt")
+    command_line = [sys.executable, "benchmarks/linearise.py", tmp_path / "data" / "teacher-results"]
+    command_line += [out / "results", "--audio", recordings, "--minutes", "0.1"]
+    table = subprocess.run(
+        list(map(str, command_line)), cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True
+    )
+    assert table.returncode == 0, table.stderr
+    for split in ("dev", "test"):
+        assert re.search(rf"^{split}, no LM\n.*\n-+\nsoftmax .*\nlinear ", table.stdout, re.MULTILINE)
+    assert f"{compared['difference']:+.2f}" in table.stdout
+    assert len(re.findall(r"^(?:softmax|linear) +\d+\.\d+ +0\.1 ", table.stdout, re.MULTILINE)) == 2
+    (out / ".distilled.done").unlink()  # as if it had been killed after its last checkpoint
+    again = bash(*command)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("done before") == 5
+    assert again.stdout.count("again, as an earlier stage was done again") == 2
+    assert again.stdout.count("training linear, ") == 2  # and nothing was left to do in either
+
+
 def test_recipe_run_again_does_nothing_twice(finished, data):
     out, _ = finished
     again = bash("recipes/demo/run.sh", "--data", data, "--out", out, "--", *TINY)
@@ -330,7 +396,7 @@ def test_recipes_run_from_any_folder(tmp_path):
     assert done.returncode == 0 and "Stages: 0 corpus" in done.stdout and done.stderr == ""
 
 
-@pytest.mark.parametrize("recipe", ["demo", "mini_librispeech", "librispeech"])
+@pytest.mark.parametrize("recipe", ["demo", "mini_librispeech", "librispeech", "linearise"])
 def test_recipes_explain_themselves_and_refuse_unknown_options(recipe):
     shown = bash(f"recipes/{recipe}/run.sh", "--help")
     assert shown.returncode == 0 and "--attention" in shown.stdout and "Stages: 0 " in shown.stdout
@@ -341,7 +407,8 @@ def test_recipes_explain_themselves_and_refuse_unknown_options(recipe):
 @pytest.mark.parametrize("config", sorted(ROOT.glob("recipes/*/*.yaml")), ids=lambda path: path.stem)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_every_recipes_configuration_is_valid(config, attention):
-    parsed = parse_config(["--config", str(config), "--attention", attention, "--out", "x"])
+    teacher = ["--training.teacher", "x"] if config.parent.name == "linearise" else []
+    parsed = parse_config(["--config", str(config), "--attention", attention, "--out", "x", *teacher])
     assert parsed.model.attention == attention
 
 

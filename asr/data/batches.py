@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from asr.files import atomic_write
 from asr.model.ctc import frames_needed
 from asr.model.frames import SAMPLE_RATE, Framing
 
+Transcripts = Literal["needed", "welcome", "unread"]
+
 
 class Batch(NamedTuple):
     """Padded utterances."""
@@ -34,6 +36,9 @@ class Batch(NamedTuple):
     targets: Tensor  # (B, U) classes, padded with 0
     target_lengths: Tensor  # (B,)
     texts: list[str]
+    transcribed: Tensor | None = (
+        None  # (B,) bool, on the CPU; None where all are. (A transcript may be empty.)
+    )
 
     @property
     def seconds(self) -> float:
@@ -65,7 +70,7 @@ def split_trainable(
     framing: Framing,
     max_seconds: float,
     fastest: float,
-    transcripts: bool = True,
+    transcripts: Transcripts = "needed",
 ) -> tuple[list[Utterance], list[Excluded]]:
     """Part the utterances that can be trained on from those that cannot.
 
@@ -73,17 +78,18 @@ def split_trainable(
         framing: the model's, whose frames CTC needs one of for every piece.
         max_seconds: the longest utterance taken.
         fastest: greatest factor of speed perturbation; it shortens an utterance by as much.
-        transcripts: whether they are trained on; else only an utterance's length matters.
+        transcripts: needed; welcome (an utterance without a word is kept for what a teacher says of it, one
+            whose words do not fit is not); or unread (only its length matters).
     """
     kept, excluded = [], []
     for utterance in utterances:
         cause = detail = None
         classes = tokenizer.encode(utterance.text)
         lacking = frames_lacking(classes, utterance.duration / fastest, framing)
-        if not transcripts:
+        if transcripts == "unread" or (transcripts == "welcome" and not utterance.transcribed):
             if utterance.duration > max_seconds:
                 cause, detail = "too long", f"{utterance.duration:.1f} s"
-        elif not utterance.text.strip():
+        elif not utterance.transcribed:
             cause, detail = "empty text", "the transcript has no word"
         elif tokenizer.unknown in classes:
             cause, detail = "letters that the tokenizer lacks", utterance.text
@@ -133,7 +139,8 @@ def read_samples(utterance: Utterance) -> np.ndarray:
 class SpeechDataset(Dataset):
     """Utterances by index: samples (S,) as ``read_samples`` gives them, classes (U,), the utterance.
 
-    Indices beyond the utterances are clips of ``nonspeech``, without end.
+    Classes are None where there is no transcript. Indices beyond the utterances are clips of ``nonspeech``,
+    without end, whose transcripts are empty.
     """
 
     def __init__(
@@ -146,19 +153,22 @@ class SpeechDataset(Dataset):
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, Tensor, Utterance]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Tensor | None, Utterance]:
         if self.nonspeech and index >= len(self.utterances):
             number = index - len(self.utterances)
             nothing = torch.empty(0, dtype=torch.long)
             return self.nonspeech.samples(number), nothing, self.nonspeech.utterance(number)
-        utterance = self.utterances[index]
-        classes = torch.tensor(self.tokenizer.encode(utterance.text), dtype=torch.long)
+        utterance, classes = self.utterances[index], None
+        if utterance.transcribed:
+            classes = torch.tensor(self.tokenizer.encode(utterance.text), dtype=torch.long)
         return read_samples(utterance), classes, utterance
 
 
-def collate(items: list[tuple[np.ndarray, Tensor, Utterance]]) -> Batch:
+def collate(items: list[tuple[np.ndarray, Tensor | None, Utterance]]) -> Batch:
     """Pad waveforms and classes with zeros. Waveforms stay int16 where all of them are."""
-    waveforms, targets, utterances = zip(*items, strict=True)
+    waveforms, classes, utterances = zip(*items, strict=True)
+    transcribed = [found is not None for found in classes]
+    targets = [torch.empty(0, dtype=torch.long) if found is None else found for found in classes]
     return Batch(
         ids=[utterance.id for utterance in utterances],
         waveforms=_pad(waveforms),
@@ -166,6 +176,7 @@ def collate(items: list[tuple[np.ndarray, Tensor, Utterance]]) -> Batch:
         targets=torch.nn.utils.rnn.pad_sequence(targets, batch_first=True),
         target_lengths=torch.tensor([len(target) for target in targets]),
         texts=[utterance.text for utterance in utterances],
+        transcribed=None if all(transcribed) else torch.tensor(transcribed),
     )
 
 

@@ -32,6 +32,11 @@ class Utterance:
     offset: int | None = None  # both, or neither
     samples: int | None = None
 
+    @property
+    def transcribed(self) -> bool:
+        """Whether the text has a word: an empty one says nothing of what is said."""
+        return bool(self.text.strip())
+
 
 _TYPES = {"id": str, "audio": str, "duration": (int, float), "text": str, "speaker": str}
 _PACKED_TYPES = {**_TYPES, "offset": int, "samples": int}

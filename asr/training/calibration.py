@@ -1,10 +1,14 @@
-"""Where a student's attention starts: each head's queries shifted so that it is nearest to the teacher's.
+"""Where a student's attention starts: each head's queries scaled and shifted to be nearest to the teacher's.
 
 A shift by -c of MALA's or linear attention's queries scales phi(q) = elu(q) + 1 by up to e^-c, and m with it.
 MALA's deviation from the mean value is 1 + m times linear attention's, and queries and keys that were trained
-for softmax are long: m is large, and MALA starts far beyond its teacher. A step of Adam moves a bias by about
-the learning rate, so that training would take thousands of steps to find what a search finds at once.
+for softmax are long: m is large, and MALA starts far beyond its teacher. InLine's features are the queries
+themselves, which no shift makes small: its deviation from the mean goes with their scale. A step of Adam
+moves a weight by about the learning rate, so that training would take thousands of steps to find what a
+search finds at once.
 """
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -18,39 +22,52 @@ from asr.model.recogniser import Model
 from asr.training.distillation import Taught, Teacher, layer_error
 
 SHIFTS = (0, 1, 2, 3, 4, 6, 8)
+SCALES = (1, 2, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
 SECONDS = 60.0  # of audio to search on
 
 
 @torch.no_grad()
 def calibrate(student: Model, taught: Taught) -> tuple[float, float]:
-    """Shift the query biases to where each layer's relative error is least.
+    """Scale and shift the queries to where each layer's relative error is least.
 
-    First all heads of a layer together, then each by itself. No layer gets worse.
+    First the shift, then the scale; of all heads of a layer together, then of each by itself. No layer gets
+    worse.
 
     Returns:
         the mean error of the layers before and after.
     """
     errors = [
-        _shift(block.attention, x, wanted, taught.valid)
+        _nearest(block.attention, x, wanted, taught.valid)
         for block, (x, wanted) in zip(student.encoder.blocks, taught.attention, strict=True)
     ]
     before, after = zip(*errors, strict=True)
     return sum(before) / len(errors), sum(after) / len(errors)
 
 
-def _shift(attention: SelfAttention, x: Tensor, wanted: Tensor, valid: Tensor) -> tuple[float, float]:
-    bias = attention.query.bias.clone()
+def _nearest(attention: SelfAttention, x: Tensor, wanted: Tensor, valid: Tensor) -> tuple[float, float]:
+    """Of one layer: its error before and after."""
+    query, heads = attention.query, attention.heads
+    weight, bias = query.weight.clone(), query.bias.clone()
 
-    def error(shifts: list[int]) -> float:
-        by_unit = torch.tensor(shifts, dtype=bias.dtype).repeat_interleave(attention.head_dim)
-        attention.query.bias.copy_(bias - by_unit)
+    def error(shifts: list[float], scales: list[float]) -> float:
+        parts = (torch.tensor(part, dtype=bias.dtype) for part in (shifts, scales))
+        shift, scale = (part.repeat_interleave(attention.head_dim) for part in parts)
+        query.weight.copy_(scale[:, None] * weight)
+        query.bias.copy_(scale * bias - shift)
         return layer_error(attention(x, valid), wanted, valid).mean().item()
 
-    shifts = min(([shift] * attention.heads for shift in SHIFTS), key=error)
-    for head in range(attention.heads):
-        tried = ([*shifts[:head], shift, *shifts[head + 1 :]] for shift in SHIFTS)
-        shifts = min(tried, key=error)
-    return error([0] * attention.heads), error(shifts)
+    shifts, scales = [0.0] * heads, [1.0] * heads
+    before = error(shifts, scales)
+    if before == 0:  # it is the teacher's
+        return before, before
+    for chosen in (range(heads), *([head] for head in range(heads))):
+        shifts = min((_changed(shifts, chosen, shift) for shift in SHIFTS), key=lambda s: error(s, scales))
+        scales = min((_changed(scales, chosen, scale) for scale in SCALES), key=lambda s: error(shifts, s))
+    return before, error(shifts, scales)
+
+
+def _changed(values: list[float], places: Iterable[int], value: float) -> list[float]:
+    return [value if place in places else old for place, old in enumerate(values)]
 
 
 def calibrate_on(student: Model, teacher: Teacher, utterances: list[Utterance], tokenizer: Tokenizer) -> str:
@@ -62,4 +79,5 @@ def calibrate_on(student: Model, teacher: Teacher, utterances: list[Utterance], 
     waveforms = as_float(batch.waveforms)
     features = frontend.features(waveforms, batch.lengths)
     before, after = calibrate(student, teacher.teach(waveforms, batch.lengths, *features))
-    return f"queries shifted: the attention's relative error starts at {after:.3g} and not {before:.3g}"
+    errors = f"the attention's relative error starts at {after:.3g} and not {before:.3g}"
+    return f"queries scaled and shifted: {errors}"

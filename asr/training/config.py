@@ -60,7 +60,8 @@ class TrainingConfig:
             decoded; 0 for none.
         teacher: checkpoint, exported folder or FILE.nemo, with the same tokenizer and frame rate, to learn
             from by the three losses named distil; none where it is empty.
-        ctc: weight of CTC on the transcripts; 0 needs none, and utterances without text are trained on too.
+        ctc: weight of CTC on the transcripts; 0 reads none. With a teacher, utterances without a transcript
+            are trained on too, by what it says of them.
         distil_posteriors: weight of the divergence of CTC posteriors from the teacher's, in nats a frame.
         distil_encoder: weight of the mean squared difference of the last layer from the teacher's.
         distil_attention: weight of the relative squared error of each layer's attention, given the teacher's
@@ -68,7 +69,8 @@ class TrainingConfig:
             attention layers side by side and nothing else, which is cheaper.
         distil_masks: whom SpecAugment masks: the student, or both.
         distil_start: weights (the attention starts from those that it has) or nearest (with each head's
-            queries shifted so that each layer's starts nearest to the teacher's; MALA gains most).
+            queries scaled and shifted so that each layer's starts nearest to the teacher's; MALA and InLine
+            gain most).
         consistency: weight of the consistency between two SpecAugment views of each batch (CR-CTC,
             0.2 in its paper); 0 for none. A step then passes the batch twice.
         intermediate: weight of a second CTC loss, on the middle block (0.3 in its paper); 0 for none.

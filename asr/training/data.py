@@ -3,11 +3,18 @@
 import hashlib
 from functools import cached_property
 
-from asr.data.batches import Excluded, frames_lacking, make_batches, read_splits, split_trainable
+from asr.data.batches import (
+    Excluded,
+    Transcripts,
+    frames_lacking,
+    make_batches,
+    read_splits,
+    split_trainable,
+)
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
-from asr.training.config import Config
+from asr.training.config import Config, TrainingConfig
 
 
 class TrainingData:
@@ -42,15 +49,25 @@ class TrainingData:
             config.model.framing,
             config.data.max_seconds,
             fastest=max(config.model.frontend.speeds),
-            transcripts=config.training.ctc > 0,
+            transcripts=_transcripts(config.training),
         )
         if not self.train:
             raise UserError(f"--data.folder {config.data.folder}: no utterance can be trained on")
+        if config.training.ctc and len(self.untranscribed) == len(self.train):
+            raise UserError(
+                f"--data.train {' '.join(config.data.train)}: no utterance has a transcript; "
+                "--training.ctc 0 trains on what the teacher says alone"
+            )
         self.dev = read_splits(config.data.folder, [config.data.dev])
-        if not any(utterance.text.strip() for utterance in self.dev):
+        if not any(utterance.transcribed for utterance in self.dev):
             raise UserError(f"--data.dev {config.data.dev}: no utterance has a word to validate on")
         framing = config.model.framing
         self.lost = sum(frames_lacking(tokenizer.encode(u.text), u.duration, framing) > 0 for u in self.dev)
+
+    @property
+    def untranscribed(self) -> list[Utterance]:
+        """Those to train on that have no transcript."""
+        return [utterance for utterance in self.train if not utterance.transcribed]
 
     @property
     def durations(self) -> list[float]:
@@ -73,6 +90,12 @@ class TrainingData:
                 )
             seconds /= 2
         return batches[rank::ranks]
+
+
+def _transcripts(training: TrainingConfig) -> Transcripts:
+    if not training.ctc:
+        return "unread"
+    return "welcome" if training.distils else "needed"
 
 
 def _digest(utterances: list[Utterance]) -> str:

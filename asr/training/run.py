@@ -118,6 +118,10 @@ def _announce(
         f"training {config.model.attention}, {parameters:.2f} M parameters, on "
         f"{sum(data.durations) / 3600:.2f} h ({len(data.train)} utterances) for {config.training.steps} steps"
     )
+    if config.training.ctc and data.untranscribed:
+        hours = sum(utterance.duration for utterance in data.untranscribed) / 3600
+        count = len(data.untranscribed)
+        print(f"without a transcript, taught by the teacher alone: {count} of them, {hours:.2f} h")
     core = task.model.encoder.attention_core(trainer.strategy.root_device, core_dtype(trainer.precision))
     print(f"attention core: {core}")
     if task.teacher:

@@ -158,6 +158,9 @@ class TrainingTask(L.LightningModule):
         self.skipped.total, self.skipped.in_row = checkpoint.get("skipped", (0, 0))
 
 
+PER_PIECE = {"ctc", "consistency"}  # losses that go with a transcript; a teacher's go by the frame
+
+
 class Losses(NamedTuple):
     """Of a batch."""
 
@@ -172,7 +175,8 @@ def training_loss(
     """The loss to descend: CTC in nats a piece, and what a teacher adds, a frame.
 
     Divided by the pieces, or frames, of all ranks over their number: the mean of the ranks' gradients is then
-    the gradient of the whole batch, however its pieces are spread.
+    the gradient of the whole batch, however its pieces are spread. An utterance without a transcript takes
+    part in what the teacher says alone.
     """
     views = 2 if config.consistency else 1
     waveforms, samples = model.frontend.perturb(batch.waveforms, batch.lengths)
@@ -197,15 +201,19 @@ def training_loss(
     if config.consistency:
         sums["consistency"] = model.head.consistency(output.log_probs, encoded_lengths)
     device = waveforms.device
+    if batch.transcribed is not None:
+        transcribed = batch.transcribed.to(device, non_blocking=True)
+        for name in sums.keys() & PER_PIECE:
+            sums[name] = torch.where(transcribed, sums[name], 0.0)
     sizes = [batch.target_lengths.sum().to(device, non_blocking=True)]
     if teacher:
         sizes.append(taught.valid[:count].sum())
     sizes = sum_over_ranks(torch.stack(sizes))  # one message
-    pieces, frames = sizes[0], sizes[-1]
+    pieces, frames = sizes[0].clamp(min=1), sizes[-1]
     total, utterances, parts = 0.0, 0.0, {}
     for name, losses in sums.items():
-        by = pieces if name in ("ctc", "consistency") else frames
-        weight = getattr(config, name if name in ("ctc", "consistency") else f"distil_{name}")
+        by = pieces if name in PER_PIECE else frames
+        weight = getattr(config, name if name in PER_PIECE else f"distil_{name}")
         utterances = utterances + weight * losses
         parts[name] = losses.detach().sum() * world_size() / by
         total = total + weight * losses.sum() * world_size() / by

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -33,15 +34,21 @@ ENCODER = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
 FRONTEND = FrontendConfig(mels=20, frequency_masks=0, time_masks=0, speeds=(1.0,))
 
 
-def gradients(config: TrainingConfig, rows: slice, batch_norm: str = "all") -> dict[str, torch.Tensor]:
+def gradients(
+    config: TrainingConfig, rows: slice, batch_norm: str = "all", untranscribed: Sequence[int] = ()
+) -> dict[str, torch.Tensor]:
     """Gradients and batch statistics from some rows of a fixed batch."""
     torch.manual_seed(0)
     encoder = dataclasses.replace(ENCODER, batch_norm=batch_norm)
     model = Model(ModelConfig("mala", encoder=encoder, frontend=FRONTEND), pieces=12).double().train()
     samples, pieces = torch.tensor([16_000, 9_000, 12_345, 5_000]), torch.tensor([5, 2, 4, 1])
     waveforms, targets = torch.randn(4, 16_000, dtype=torch.float64), torch.randint(1, 13, (4, 5))
+    there = torch.ones(4, dtype=torch.bool)
+    pieces[list(untranscribed)], there[list(untranscribed)] = 0, False
     ids = list("abcd")
-    batch = Batch(ids[rows], waveforms[rows], samples[rows], targets[rows], pieces[rows], ids[rows])
+    batch = Batch(
+        ids[rows], waveforms[rows], samples[rows], targets[rows], pieces[rows], ids[rows], there[rows]
+    )
     with counted_messages() as forward:
         loss, losses, _ = training_loss(model, batch, config, make_teacher(config))
     assert losses.shape == (len(batch.ids),)
@@ -79,10 +86,12 @@ def counted_messages():
         yield calls
 
 
-def rank_main(rank: int, meeting: str, out: str, config: TrainingConfig, batch_norm: str) -> None:
+def rank_main(
+    rank: int, meeting: str, out: str, config: TrainingConfig, batch_norm: str, untranscribed: Sequence[int]
+) -> None:
     """One of the two processes."""
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    found = gradients(config, slice(rank, None, 2), batch_norm)
+    found = gradients(config, slice(rank, None, 2), batch_norm, untranscribed)
     for name, value in found.items():
         if "running" not in name and batch_norm == "all":  # what DistributedDataParallel does
             dist.all_reduce(value)
@@ -99,30 +108,48 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 from test_distributed import TrainingConfig, rank_main
 config = TrainingConfig(**json.loads(sys.argv[5]))
-rank_main(int(sys.argv[2]), sys.argv[3], sys.argv[4], config, sys.argv[6])
+rank_main(int(sys.argv[2]), sys.argv[3], sys.argv[4], config, sys.argv[6], json.loads(sys.argv[7]))
 """
 
 
-def run_two(out: Path, config: TrainingConfig, batch_norm: str) -> list[dict[str, torch.Tensor]]:
+def run_two(
+    out: Path, config: TrainingConfig, batch_norm: str, untranscribed: Sequence[int] = ()
+) -> list[dict[str, torch.Tensor]]:
     """What each of two processes finds."""
     with tempfile.TemporaryDirectory() as folder:
         rest = [f"{folder}/meeting", str(out), json.dumps(dataclasses.asdict(config)), batch_norm]
+        rest.append(json.dumps(untranscribed))
         processes = [
             subprocess.Popen([sys.executable, "-c", CODE, str(Path(__file__).parent), str(rank), *rest])
             for rank in range(2)
         ]
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        try:
+            assert [process.wait(timeout=300) for process in processes] == [0, 0]
+        finally:
+            for process in processes:  # one that waits for the other would wait for ever
+                process.kill()
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(2)]
 
 
 TEACHING = {"ctc": 0.5, "distil_posteriors": 1.0, "distil_encoder": 0.1, "distil_attention": 1.0}
 
 
-@pytest.mark.parametrize("options", [{}, {"intermediate": 0.3}, {"teacher": "softmax", **TEACHING}], ids=str)
-def test_two_ranks_with_half_the_batch_give_the_gradients_of_one_with_the_whole(tmp_path, options):
+@pytest.mark.parametrize(
+    ("options", "untranscribed"),
+    [
+        ({}, []),
+        ({"intermediate": 0.3}, []),
+        ({"teacher": "softmax", **TEACHING}, []),
+        ({"teacher": "softmax", **TEACHING}, [1, 3]),  # all of the second rank's
+    ],
+    ids=str,
+)
+def test_two_ranks_with_half_the_batch_give_the_gradients_of_one_with_the_whole(
+    tmp_path, options, untranscribed
+):
     config = TrainingConfig(**options)
-    whole = gradients(config, slice(None))
-    for found in run_two(tmp_path / "found", config, "all"):
+    whole = gradients(config, slice(None), "all", untranscribed)
+    for found in run_two(tmp_path / "found", config, "all", untranscribed):
         assert found.keys() == whole.keys()
         for name, value in found.items():
             assert torch.allclose(value, whole[name], rtol=1e-8, atol=1e-12), name

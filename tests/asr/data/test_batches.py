@@ -136,6 +136,40 @@ def test_what_cannot_be_trained_on_is_told_by_cause(tokenizer, tmp_path):
     assert [json.loads(line)["id"] for line in lines] == ["long", "empty", "crowded", "strange"]
 
 
+@pytest.mark.parametrize(
+    ("transcripts", "left_out"),
+    [
+        ("needed", {"long", "empty", "blank", "silent and long", "crowded", "strange"}),
+        ("welcome", {"long", "silent and long", "crowded", "strange"}),
+        ("unread", {"long", "silent and long"}),
+    ],
+)
+def test_an_utterance_without_a_word_is_kept_where_there_is_more_than_transcripts(
+    tokenizer, transcripts, left_out
+):
+    items = [
+        utterance("good", 2.0, "AB BA"),
+        utterance("long", 30.0, "AB"),
+        utterance("empty", 1.0, ""),
+        utterance("blank", 1.0, " \u2028"),
+        utterance("silent and long", 30.0, ""),
+        utterance("crowded", 0.3, "ABBA BAB ABBA"),
+        utterance("strange", 2.0, "ab ba"),
+    ]
+    excluded = split_trainable(items, tokenizer, Framing(), 20, 1.1, transcripts)[1]
+    assert {item.id for item in excluded} == left_out
+
+
+def test_a_text_without_a_word_is_no_transcript(tokenizer, tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, torch.zeros(3200).numpy(), 16_000)
+    items = [Utterance(text, str(path), 0.2, text, "s") for text in ("", "  ", "\u2028", "AB")]
+    batch = collate([SpeechDataset(items, tokenizer)[index] for index in range(4)])
+    assert batch.target_lengths.tolist() == [0, 0, 0, len(tokenizer.encode("AB"))]
+    assert batch.transcribed.tolist() == [False, False, False, True]
+    assert collate([SpeechDataset(items, tokenizer)[3]]).transcribed is None
+
+
 def test_longer_frames_leave_more_utterances_out(tokenizer):
     """1 s has 97 features: 25 frames of 40 ms, or 13 of 80 ms."""
     items = [utterance("twenty", 1.0, "AB" * 10)]

@@ -1,3 +1,5 @@
+import copy
+
 import torch
 
 from asr.data.manifest import read_manifest
@@ -6,8 +8,8 @@ from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
-from asr.training.calibration import SHIFTS, calibrate, calibrate_on
-from asr.training.distillation import Teacher, layer_error
+from asr.training.calibration import SCALES, SHIFTS, calibrate, calibrate_on
+from asr.training.distillation import Teacher, attention_error, layer_error
 
 ENCODER = EncoderConfig(dim=16, layers=3, heads=2, kernel=3, dropout=0.0)
 FRONTEND = FrontendConfig(mels=20)
@@ -24,27 +26,44 @@ def teach(teacher: Model, lengths):
     return Teacher(teacher, True, True).teach(*batch, *teacher.frontend.features(*batch))
 
 
-def test_every_layer_starts_where_a_search_over_all_shifts_of_its_heads_finds_no_better_single_one():
+def test_no_shift_of_all_heads_of_a_layer_is_better_than_what_is_found():
     teacher, student = build("softmax"), build("mala")
     taught = teach(teacher, [16_000, 9_000])
     for block in student.encoder.blocks:  # long queries and keys, as softmax's training leaves them
         block.attention.query.bias.data += 3.0
         block.attention.key.bias.data += 2.0
-    biases = [block.attention.query.bias.clone() for block in student.encoder.blocks]
+    before_it = [copy.deepcopy(block.attention.query) for block in student.encoder.blocks]
 
-    def error(index: int, bias) -> float:
+    def error(index: int, query: torch.nn.Linear, shift: float = 0.0) -> float:
         attention, (x, wanted) = student.encoder.blocks[index].attention, taught.attention[index]
         with torch.no_grad():
-            attention.query.bias.copy_(bias)
+            attention.query.load_state_dict(query.state_dict())
+            attention.query.bias -= shift
             return layer_error(attention(x, taught.valid), wanted, taught.valid).mean().item()
 
     before, after = calibrate(student, taught)
-    found = [block.attention.query.bias.detach().clone() for block in student.encoder.blocks]
-    errors = [error(index, bias) for index, bias in enumerate(found)]
+    found = [copy.deepcopy(block.attention.query) for block in student.encoder.blocks]
+    errors = [error(index, query) for index, query in enumerate(found)]
     assert abs(after - sum(errors) / 3) < 1e-6 and after < 0.9 * before
-    for index, bias in enumerate(biases):
-        assert set((bias - found[index]).round(decimals=4).tolist()) <= set(map(float, SHIFTS))
-        assert all(errors[index] <= error(index, bias - shift) + 1e-6 for shift in SHIFTS)
+    for index, (old, new) in enumerate(zip(before_it, found, strict=True)):
+        scales = (new.weight / old.weight).unflatten(0, (2, -1))
+        assert torch.allclose(scales, scales[:, :1, :1]) and set(scales[:, 0, 0].tolist()) <= set(SCALES)
+        shifts = scales[:, :, 0].flatten() * old.bias - new.bias
+        assert set(shifts.round(decimals=4).tolist()) <= set(map(float, SHIFTS))
+        assert all(errors[index] <= error(index, old, shift) + 1e-6 for shift in SHIFTS)
+
+
+def test_queries_that_no_shift_makes_short_are_scaled():
+    """InLine's features are the queries themselves."""
+    teacher, student = build("softmax"), build("inline")
+    taught = teach(teacher, [16_000, 9_000])
+    for block in student.encoder.blocks:
+        block.attention.query.weight.data *= 100.0
+    _, after = calibrate(student, taught)
+    long = copy.deepcopy(student)
+    for block in long.encoder.blocks:
+        block.attention.query.weight.data *= 16
+    assert after < 0.5 * attention_error(long, taught).sum() / taught.valid.sum()
 
 
 def test_what_is_the_teachers_stays_as_it_is():
@@ -60,5 +79,5 @@ def test_some_of_the_utterances_are_enough(corpus):
     teacher, student = (build(name, tokenizer.pieces) for name in ("softmax", "mala"))
     utterances = read_manifest(corpus / "train.jsonl")
     told = calibrate_on(student.train(), Teacher(teacher, True, True), utterances, tokenizer)
-    assert told.startswith("queries shifted: the attention's relative error starts at ")
+    assert told.startswith("queries scaled and shifted: the attention's relative error starts at ")
     assert student.training and student.frontend.training

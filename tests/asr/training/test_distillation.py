@@ -1,6 +1,7 @@
 import math
 from collections import defaultdict
 from dataclasses import asdict, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -222,6 +223,69 @@ def test_views_of_an_unmasked_batch_are_learnt_from_as_one():
     assert torch.allclose(one.utterances, both.utterances, rtol=1e-6)
 
 
+class TestWithoutATranscript:
+    """Utterances of which only the teacher says something, beside others."""
+
+    DISTIL: ClassVar = dict.fromkeys(WEIGHTS, 0.3)
+
+    def gradients(self, student, teacher, batch, **options) -> dict[str, torch.Tensor]:
+        student.zero_grad()
+        losses(student, teacher, batch, **options).total.backward()
+        return {
+            name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in student.named_parameters()
+        }
+
+    @pytest.mark.parametrize("extra", [{}, {"intermediate": 0.3}], ids=str)
+    def test_gradients_of_a_mixed_batch_are_the_sum_of_what_each_part_gives(self, extra):
+        student, teacher = build("mala", 1).eval(), build("softmax", 2)
+        transcribed, mixed = make_batch(slice(0, 3, 2)), untranscribed(make_batch(), 1)
+        ctc = self.gradients(student, teacher, transcribed, ctc=0.5, **extra)
+        said = self.gradients(student, teacher, make_batch(), **self.DISTIL)
+        found = self.gradients(student, teacher, mixed, ctc=0.5, **extra, **self.DISTIL)
+        for name, gradient in found.items():
+            assert torch.allclose(gradient, ctc[name] + said[name], rtol=1e-9, atol=1e-13), name
+
+    def test_a_batch_of_none_transcribed_is_what_the_teacher_says_and_reaches_every_weight(self):
+        student, teacher = build("mala", 1).eval(), build("softmax", 2)
+        batch = untranscribed(make_batch(), 0, 1, 2)
+        found = losses(student, teacher, batch, ctc=0.5, distil_encoder=0.3)
+        assert found.parts["ctc"] == 0
+        found.total.backward()
+        assert all(p.grad is not None for p in student.parameters())  # DDP waits for each
+        said = self.gradients(build("mala", 1).eval(), teacher, make_batch(), distil_encoder=0.3)
+        for name, p in student.named_parameters():
+            assert torch.allclose(p.grad, said[name], rtol=1e-9, atol=1e-13), name
+
+    def test_an_empty_transcript_is_one(self):
+        """It says that nothing is said: CTC's path of blanks."""
+        student, teacher = build("mala", 1).eval(), build("softmax", 2)
+        silent = untranscribed(make_batch(), 1)._replace(transcribed=None)
+        found = losses(student, teacher, silent, ctc=1.0, distil_posteriors=1e-300).utterances
+        log_probs, lengths = student(silent.waveforms, silent.lengths)
+        assert found[1].item() == pytest.approx(-log_probs[1, : lengths[1], 0].sum().item(), rel=1e-9)
+
+    def test_there_is_no_consistency_of_views_either(self):
+        masked = replace(PLAIN, time_masks=3, time_width=0.3)
+        student, teacher = build("mala", 1, masked).train(), build("softmax", 2)
+        for block in student.encoder.blocks:
+            block.convolution.batch_norm.eval()
+        options = {"consistency": 0.2, "ctc": 1.0, **self.DISTIL}
+        everyone = losses(student, teacher, make_batch(), **options).utterances
+        found = losses(student, teacher, untranscribed(make_batch(), 1), **options).utterances
+        said = losses(
+            student, teacher, make_batch(), **options | {"consistency": 1e-300, "ctc": 0.0}
+        ).utterances
+        assert torch.allclose(found, torch.stack([everyone[0], said[1], everyone[2]]), rtol=1e-9)
+        assert found[1] < everyone[1]
+
+
+def untranscribed(batch: Batch, *rows: int) -> Batch:
+    """The batch with some transcripts taken away, as ``collate`` makes it."""
+    lengths, there = batch.target_lengths.clone(), torch.ones(len(batch.ids), dtype=torch.bool)
+    lengths[list(rows)], there[list(rows)] = 0, False
+    return batch._replace(targets=batch.targets[:, : max(lengths)], target_lengths=lengths, transcribed=there)
+
+
 @pytest.fixture(scope="module")
 def teacher_run(corpus, tmp_path_factory):
     """A softmax model trained for a while."""
@@ -289,6 +353,36 @@ def test_softmax_becomes_mala_without_transcripts(teacher_run, corpus, tmp_path,
     second = ["--init", str(begun), *common, *posteriors, "--training.steps", "20"]
     run_with(corpus, tmp_path / "two", *second, data=bare)
     assert logged["train_posteriors"][-1] < logged["train_posteriors"][0]
+
+
+def test_one_run_learns_from_transcripts_and_where_there_is_none_from_the_teacher(
+    teacher_run, corpus, tmp_path, logged, capsys
+):
+    mixed = tmp_path / "mixed"
+    for split in ("train", "dev"):
+        items = read_manifest(corpus / f"{split}.jsonl")
+        texts = [replace(item, text="") if number % 2 else item for number, item in enumerate(items)]
+        write_manifest(mixed / f"{split}.jsonl", texts if split == "train" else items)
+    options = ["--attention", "mala", *SIZE, "--training.distil_posteriors", "1", "--resume", "auto"]
+    options += ["--training.teacher", str(teacher_run), "--training.schedule", "noam", "--training.steps"]
+    out = tmp_path / "run"
+    run_with(corpus, out, *options, "4", data=mixed)
+    assert not (out / "excluded.jsonl").read_text()
+    told = capsys.readouterr().out
+    assert "(80 utterances) for 4 steps" in told and "taught by the teacher alone: 40 of them, " in told
+    assert min(logged["train_ctc"]) > 0 and min(logged["train_posteriors"]) > 0
+    assert run_with(corpus, out, *options, "6", data=mixed)["global_step"] == 6
+    with pytest.raises(UserError, match=r"^--data.train train: not the utterances that .* was trained on"):
+        run_with(corpus, out, *options, "8")  # with all their texts
+    alone = [*SIZE, "--training.steps", "1"]
+    run_with(corpus, tmp_path / "alone", *alone, data=mixed)  # no teacher: nothing says anything of them
+    assert (tmp_path / "alone" / "excluded.jsonl").read_text().count("empty text") == 40
+    bare = [replace(item, text=" ") for item in read_manifest(mixed / "train.jsonl")]
+    write_manifest(mixed / "train.jsonl", bare)
+    with pytest.raises(
+        UserError, match=r"^--data.train train: no utterance has a transcript; --training.ctc 0"
+    ):
+        run_with(corpus, tmp_path / "none", *options, "1", data=mixed)
 
 
 def test_pieces_without_scores_do_without_transcripts_only(teacher_run, corpus, tmp_path, monkeypatch):
