@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from asr.data.audio import load
+from asr.data.joining import Joined, join_samples
 from asr.data.manifest import Utterance, read_manifest
 from asr.data.packed import read_packed
 from asr.data.tokenizer import Tokenizer
@@ -109,12 +110,14 @@ def write_excluded(path: str | Path, excluded: list[Excluded]) -> str:
     return ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items()))
 
 
-def read_samples(utterance: Utterance) -> np.ndarray:
+def read_samples(utterance: Utterance | Joined) -> np.ndarray:
     """The utterance at 16 kHz: (S,) fp32 in [-1, 1], or int16, a view of its file, where it is packed.
 
     Raises:
         UserError: it cannot be read, or is not as long as its manifest says.
     """
+    if isinstance(utterance, Joined):
+        return join_samples([read_samples(part) for part in utterance.parts])
     if utterance.offset is None:
         samples = load(utterance.audio, SAMPLE_RATE).numpy()
     else:
@@ -132,20 +135,20 @@ def read_samples(utterance: Utterance) -> np.ndarray:
 class SpeechDataset(Dataset):
     """Utterances by index: samples (S,) as ``read_samples`` gives them, classes (U,), the utterance."""
 
-    def __init__(self, utterances: list[Utterance], tokenizer: Tokenizer) -> None:
+    def __init__(self, utterances: Sequence[Utterance | Joined], tokenizer: Tokenizer) -> None:
         self.utterances = utterances
         self.tokenizer = tokenizer
 
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, Tensor, Utterance]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Tensor, Utterance | Joined]:
         utterance = self.utterances[index]
         classes = torch.tensor(self.tokenizer.encode(utterance.text), dtype=torch.long)
         return read_samples(utterance), classes, utterance
 
 
-def collate(items: list[tuple[np.ndarray, Tensor, Utterance]]) -> Batch:
+def collate(items: list[tuple[np.ndarray, Tensor, Utterance | Joined]]) -> Batch:
     """Pad waveforms and classes with zeros. Waveforms stay int16 where all of them are."""
     waveforms, targets, utterances = zip(*items, strict=True)
     return Batch(

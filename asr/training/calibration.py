@@ -6,11 +6,14 @@ for softmax are long: m is large, and MALA starts far beyond its teacher. A step
 the learning rate, so that training would take thousands of steps to find what a search finds at once.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from asr.attention import SelfAttention
 from asr.data.batches import SpeechDataset, collate
+from asr.data.joining import Joined
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
 from asr.model.frontend import as_float
@@ -53,7 +56,9 @@ def _shift(attention: SelfAttention, x: Tensor, wanted: Tensor, valid: Tensor) -
     return error([0] * attention.heads), error(shifts)
 
 
-def calibrate_on(student: Model, teacher: Teacher, utterances: list[Utterance], tokenizer: Tokenizer) -> str:
+def calibrate_on(
+    student: Model, teacher: Teacher, utterances: Sequence[Utterance | Joined], tokenizer: Tokenizer
+) -> str:
     """``calibrate`` on some of the utterances, evenly from the whole list; what it found, in words."""
     step = max(1, round(sum(item.duration for item in utterances) / SECONDS))
     dataset = SpeechDataset(utterances[::step], tokenizer)

@@ -1,9 +1,11 @@
 """What a run trains and validates on, read and checked."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 
 from asr.data.batches import Excluded, frames_lacking, make_batches, read_splits, split_trainable
+from asr.data.joining import Joined, join_utterances
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
@@ -18,7 +20,8 @@ class TrainingData:
         tokenizer: decides, with the frames that CTC needs, what can be trained on.
 
     Attributes:
-        train, dev: utterances to train and to validate on.
+        train: utterances to train on, consecutive ones joined where --data.join says so.
+        dev: to validate on.
         excluded: those left out of training.
         lost: number of utterances of dev with more tokens than frames, which have no CTC loss.
 
@@ -34,9 +37,9 @@ class TrainingData:
                 "import the model again with --tokenizer, from its .nemo file, or train without transcripts "
                 "(--training.ctc 0)"
             )
-        self.train: list[Utterance]
+        kept: list[Utterance]
         self.excluded: list[Excluded]
-        self.train, self.excluded = split_trainable(
+        kept, self.excluded = split_trainable(
             read_splits(config.data.folder, config.data.train),
             tokenizer,
             config.model.framing,
@@ -44,8 +47,11 @@ class TrainingData:
             fastest=max(config.model.frontend.speeds),
             transcripts=config.training.ctc > 0,
         )
-        if not self.train:
+        if not kept:
             raise UserError(f"--data.folder {config.data.folder}: no utterance can be trained on")
+        self.train: Sequence[Utterance | Joined] = kept
+        if config.data.join:
+            self.train = join_utterances(kept, config.data.join)
         self.dev = read_splits(config.data.folder, [config.data.dev])
         if not any(utterance.text.strip() for utterance in self.dev):
             raise UserError(f"--data.dev {config.data.dev}: no utterance has a word to validate on")
@@ -75,7 +81,7 @@ class TrainingData:
         return batches[rank::ranks]
 
 
-def _digest(utterances: list[Utterance]) -> str:
+def _digest(utterances: Sequence[Utterance | Joined]) -> str:
     """Changes with what decides the batches: the utterances, their order, durations and texts."""
     listed = "".join(f"{item.id} {item.duration} {item.text}\n" for item in utterances)
     return hashlib.sha256(listed.encode()).hexdigest()
