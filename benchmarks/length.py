@@ -42,7 +42,6 @@ from reach import (
     SETTINGS,
     Way,
     check_way,
-    cut_at_quiet,
     limited,
     normalise_running,
     normalise_spans,
@@ -55,6 +54,7 @@ from asr.data.joining import PAUSE, Joined, join_samples
 from asr.data.manifest import Utterance, read_manifest
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.alignment import best_path, collapse
+from asr.decoding.segments import segment_log_probs
 from asr.errors import UserError, run_program
 from asr.files import atomic_path, atomic_write
 from asr.model.frames import HOP, SAMPLE_RATE
@@ -121,16 +121,15 @@ def transcribe(subject: Subject, samples: list[np.ndarray], way: Way) -> str:
     """What a model hears in utterances joined to one recording."""
     waveform = as_float(torch.from_numpy(join_samples(samples)))
     if "cut" in way.settings:
-        found = (long_log_probs(subject.model, part) for part in cut_at_quiet(waveform, way.settings["cut"]))
+        parts = segment_log_probs(subject.model, [waveform], way.settings["cut"], together=1)
     elif way.settings:
         # An utterance's frames go from the middle of one pause to that of the next.
         ends = np.cumsum([len(part) / SAMPLE_RATE + PAUSE for part in samples]) - PAUSE / 2
-        found = [encode(subject.model, waveform, way, ends[:-1])]
+        parts = encode(subject.model, waveform, way, ends[:-1])
     else:
-        found = [long_log_probs(subject.model, waveform)]
-    paths = (best_path(part.numpy() for part in parts) for parts in found)
-    texts = (subject.tokenizer.decode(collapse(path)[0].tolist()) for path in paths)
-    return " ".join(filter(None, texts))
+        parts = long_log_probs(subject.model, waveform)
+    path = best_path(part.numpy() for part in parts)
+    return subject.tokenizer.decode(collapse(path)[0].tolist())
 
 
 def encode(model: Model, waveform: torch.Tensor, way: Way, ends: np.ndarray) -> Iterator[torch.Tensor]:

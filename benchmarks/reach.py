@@ -21,7 +21,6 @@ from asr.attention.linear import CentredAttention
 from asr.attention.masked import Statistics
 from asr.errors import UserError
 from asr.model.conformer import Encoder
-from asr.model.frames import HOP, SAMPLE_RATE
 from asr.model.frontend import Frontend
 
 SETTINGS = """\
@@ -33,12 +32,11 @@ SETTINGS = """\
     covariance    ... its own covariance, the recording's means
     decay:S       linear family: what is S seconds away counts half, 2 S seconds away a quarter ...
     positions     rotary positions: from 0 again in every utterance
-    cut:S         cut at the quietest places into segments of S / 2 to S seconds, each encoded by itself"""
+    cut:S         cut where it is quietest, into S / 2 to S seconds (decode.py --segment-seconds S)"""
 BARE = ("features", "attention", "means", "covariance", "positions")  # by utterance
 TIMED = ("features", "attention", "decay", "cut")
 STATISTICS = ("means", "covariance", "decay")
 DECAY_SPANS = 4  # to a half-life: statistics are told apart no finer
-QUIET = 0.3  # seconds, whose loudness is compared
 
 
 @dataclass(frozen=True)
@@ -111,20 +109,6 @@ def normalise_running(frontend: Frontend, x: Tensor, window: int) -> Tensor:
     mean = (sums[last] - sums[first]) / count
     variation = squares[last] - squares[first] - count * mean.square()
     return ((wide - mean) / frontend.divisor(variation.clamp(min=0), count)).to(x.dtype)
-
-
-def cut_at_quiet(waveform: Tensor, seconds: float) -> list[Tensor]:
-    """A waveform (S,) in parts of half of ``seconds`` to ``seconds``, cut where it is quietest."""
-    hops = waveform[: len(waveform) // HOP * HOP].view(-1, HOP).square().mean(1)
-    width = round(QUIET * SAMPLE_RATE / HOP) | 1
-    power = torch.nn.functional.avg_pool1d(hops[None], width, 1, width // 2, count_include_pad=False)[0]
-    longest = round(seconds * SAMPLE_RATE / HOP)
-    parts, start = [], 0
-    while len(waveform) - start * HOP > longest * HOP:
-        cut = start + longest // 2 + int(power[start + longest // 2 : start + longest].argmin())
-        parts.append(waveform[start * HOP : cut * HOP])
-        start = cut
-    return [*parts, waveform[start * HOP :]]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from reach import LimitedAttention, cut_at_quiet, normalise_running, normalise_spans, parse_way
+from reach import LimitedAttention, normalise_running, normalise_spans, parse_way
 
 from asr.attention import ATTENTIONS, Frames
 from asr.checkpoints.folder import write_folder
@@ -124,16 +124,6 @@ def test_features_are_normalised_over_what_is_asked_for(kind):
     around = x[30 - 5 : 30 + 6]
     expected = frontend.normalise(around[None], torch.ones(1, 11, dtype=torch.bool))[0, 5]
     assert torch.allclose(normalise_running(frontend, x, 10)[30], expected, atol=1e-4)
-
-
-def test_a_recording_is_cut_where_it_is_quiet():
-    waveform = torch.randn(16_000 * 30)
-    for second in (7, 16, 24):
-        waveform[16_000 * second : 16_000 * second + 8000] *= 0.01
-    parts = cut_at_quiet(waveform, 10)
-    assert torch.equal(torch.cat(parts), waveform)
-    ends = torch.tensor([len(part) for part in parts[:-1]]).cumsum(0) / 16_000
-    assert torch.allclose(ends, torch.tensor([7.25, 16.25, 24.25]), atol=0.15)
 
 
 @pytest.mark.parametrize(

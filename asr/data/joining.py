@@ -39,8 +39,8 @@ def join_samples(parts: Sequence[np.ndarray], pause: float = PAUSE) -> np.ndarra
     """Samples (S,) of utterances as one recording; int16 where all of them are, else fp32.
 
     A pause goes on with the end of one utterance and the beginning of the next, both mirrored, the one fading
-    out while the other fades in. So it has their background: digital silence lies far below any room in log-mel
-    features, and would move a recording's mean and deviation.
+    out while the other fades in. So it has their background: digital silence lies far below any room in
+    log-mel features, and would move a recording's mean and deviation.
 
     Args:
         parts: (n,) at 16 kHz, of at least a sample each; fp32 in [-1, 1] or int16.
