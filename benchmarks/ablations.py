@@ -27,6 +27,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,19 +36,19 @@ from asr.files import atomic_write
 
 VARIANTS = {
     "softmax": "--attention softmax",
-    "softmax, unit queries": "--attention softmax --softmax.unit_query true",
+    "softmax-unit": "--attention softmax --softmax.unit_query true",
     "linear": "--attention linear",
     "mala": "--attention mala",
-    "mala, relu": "--attention mala --mala.kernel relu",
-    "mala, exp": "--attention mala --mala.kernel exp",
-    "mala, no beta": "--attention mala --mala.terms no-beta",
-    "mala, no gamma": "--attention mala --mala.terms no-gamma",
-    "mala, learnable": "--attention mala --mala.terms learnable",
+    "mala-relu": "--attention mala --mala.kernel relu",
+    "mala-exp": "--attention mala --mala.kernel exp",
+    "mala-no-beta": "--attention mala --mala.terms no-beta",
+    "mala-no-gamma": "--attention mala --mala.terms no-gamma",
+    "mala-learnable": "--attention mala --mala.terms learnable",
 }
 MATCHING = (
     "--training.ctc 0 --training.distil_attention 1 --training.distil_start nearest --encoder.dropout 0 "
     "--training.schedule cosine --training.peak_lr 2e-3 --training.warmup 10 --training.weight_decay 0 "
-    "--training.clip 1 --training.average 0.9"
+    "--training.clip 1 --training.average 0"
 )
 RESULT = "result.json"
 
@@ -138,7 +139,9 @@ def main() -> None:
     """Parse the command line, train what is not done, print the table."""
     parser = argparse.ArgumentParser(
         prog="benchmarks/ablations.py",
-        description=__doc__.replace("{MATCHING}", MATCHING.replace(" --training.s", "\n    --training.s")),
+        description=__doc__.replace(
+            "{MATCHING}", textwrap.fill(MATCHING, 100, subsequent_indent="    ", break_on_hyphens=False)
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -155,7 +158,7 @@ def main() -> None:
     variants = args.variants or [name for name in VARIANTS if not (args.teacher and name == "softmax")]
     results = {}
     for variant in variants:
-        folder = args.out / variant.replace(", ", "-").replace(" ", "-")
+        folder = args.out / variant
         options = options_of(variant, args.teacher, more)
         command = shlex.join(["train.py", *options])
         found = read_result(folder, command)

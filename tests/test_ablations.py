@@ -29,7 +29,7 @@ def test_a_variant_that_is_done_is_not_trained_again(corpus, tmp_path):
             "--out",
             str(tmp_path),
             "--variants",
-            "mala, relu",
+            "mala-relu",
         ]
         data = ["--data.folder", str(corpus), "--data.tokenizer", str(corpus / "tokenizer.model")]
         command += ["--", *SMALL.split(), *data, *more]
