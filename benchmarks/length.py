@@ -194,15 +194,15 @@ def peak_gib() -> float:
 def format_row(row: dict) -> str:
     length = "utterance" if not row["length"] else row["speakers"]
     return (
-        f"{row['model']:18} {length:9} {row['mean_seconds'] / 60:7.2f} {row['recordings']:5} {row['way']:28} "
-        f"{row['wer']:6.2f} {row['sub']:6} {row['ins']:5} {row['del']:5} {row['cpu_seconds']:8.1f} "
-        f"{row['x_real_time']:6.0f} {row['peak_gib']:6.2f}"
+        f"{row['model']:10} {length:9} {row['mean_seconds'] / 60:7.2f} {row['recordings']:4} {row['way']:24} "
+        f"{row['wer']:6.2f} {row['sub']:5} {row['ins']:4} {row['del']:4} {row['cpu_seconds']:6.1f} "
+        f"{row['x_real_time']:6.0f} {row['peak_gib']:5.2f}"
     )
 
 
 HEADER = (
-    f"{'model':18} {'speakers':9} {'minutes':>7} {'recs':>5} {'way':28} {'WER':>6} {'sub':>6} {'ins':>5} "
-    f"{'del':>5} {'CPU s':>8} {'x real':>6} {'GiB':>6}"
+    f"{'model':10} {'speakers':9} {'minutes':>7} {'recs':>4} {'way':24} {'WER':>6} {'sub':>5} {'ins':>4} {'del':>4} "
+    f"{'CPU s':>6} {'x real':>6} {'GiB':>5}"
 )
 
 
