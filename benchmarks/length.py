@@ -201,8 +201,8 @@ def format_row(row: dict) -> str:
 
 
 HEADER = (
-    f"{'model':10} {'speakers':9} {'minutes':>7} {'recs':>4} {'way':24} {'WER':>6} {'sub':>5} {'ins':>4} {'del':>4} "
-    f"{'CPU s':>6} {'x real':>6} {'GiB':>5}"
+    f"{'model':10} {'speakers':9} {'minutes':>7} {'recs':>4} {'way':24} {'WER':>6} {'sub':>5} {'ins':>4} "
+    f"{'del':>4} {'CPU s':>6} {'x real':>6} {'GiB':>5}"
 )
 
 
