@@ -148,7 +148,7 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
     output = Output(args.format, args.timestamps, args.out)
 
     def go(decoder: Decoder) -> int:
-        return run(args.audio, output, model, decoder, args.batch_seconds)
+        return run(args.audio, output, model, decoder, args.batch_seconds, args.segment_seconds)
 
     if not args.lm:
         return go(GreedyDecoder(recipe.tokenizer, model.framing.seconds))
@@ -278,6 +278,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--attention", default="", help="refuse a checkpoint trained with another mechanism or list of them")
     add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokenizer")
     add("--batch-seconds", type=float, default=120.0, help="audio in a batch (%(default)s)")
+    add(
+        "--segment-seconds",
+        type=float,
+        default=0.0,
+        help="cut longer recordings of --audio where they are quiet, to segments of at most so much that are "
+        "encoded apart; 20 suits models trained on short utterances (default 0: in one pass)",
+    )
     add("--jobs", type=int, default=cpu_count(), help="processes for beam search (%(default)s)")
     add_device_options(parser)
     args = parser.parse_args(argv)
@@ -285,6 +292,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError("give either --data with --splits, or --audio")
     if args.data and (args.timestamps or args.format != "txt"):
         raise UserError("--timestamps and --format want --audio")
+    if args.segment_seconds and not args.audio:
+        raise UserError("--segment-seconds wants --audio")
+    if args.segment_seconds and not 1 <= args.segment_seconds <= 3600:
+        raise UserError(f"--segment-seconds {args.segment_seconds:g}: must lie between 1 and 3600, or be 0")
     if args.audio and (args.splits or args.tune_on):
         raise UserError("--splits and --tune-on want --data")
     if args.data and not (args.splits and args.out):

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from asr.data.audio import load
+from asr.data.joining import Joined, join_samples
 from asr.data.manifest import Utterance, read_manifest
 from asr.data.nonspeech import NonSpeech
 from asr.data.packed import read_packed
@@ -116,12 +117,14 @@ def write_excluded(path: str | Path, excluded: list[Excluded]) -> str:
     return ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items()))
 
 
-def read_samples(utterance: Utterance) -> np.ndarray:
+def read_samples(utterance: Utterance | Joined) -> np.ndarray:
     """The utterance at 16 kHz: (S,) fp32 in [-1, 1], or int16, a view of its file, where it is packed.
 
     Raises:
         UserError: it cannot be read, or is not as long as its manifest says.
     """
+    if isinstance(utterance, Joined):
+        return join_samples([read_samples(part) for part in utterance.parts])
     if utterance.offset is None:
         samples = load(utterance.audio, SAMPLE_RATE).numpy()
     else:
@@ -144,7 +147,10 @@ class SpeechDataset(Dataset):
     """
 
     def __init__(
-        self, utterances: list[Utterance], tokenizer: Tokenizer, nonspeech: NonSpeech | None = None
+        self,
+        utterances: Sequence[Utterance | Joined],
+        tokenizer: Tokenizer,
+        nonspeech: NonSpeech | None = None,
     ) -> None:
         self.utterances = utterances
         self.tokenizer = tokenizer
@@ -153,7 +159,7 @@ class SpeechDataset(Dataset):
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, Tensor | None, Utterance]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Tensor | None, Utterance | Joined]:
         if self.nonspeech and index >= len(self.utterances):
             number = index - len(self.utterances)
             nothing = torch.empty(0, dtype=torch.long)
@@ -164,7 +170,7 @@ class SpeechDataset(Dataset):
         return read_samples(utterance), classes, utterance
 
 
-def collate(items: list[tuple[np.ndarray, Tensor | None, Utterance]]) -> Batch:
+def collate(items: list[tuple[np.ndarray, Tensor | None, Utterance | Joined]]) -> Batch:
     """Pad waveforms and classes with zeros. Waveforms stay int16 where all of them are."""
     waveforms, classes, utterances = zip(*items, strict=True)
     transcribed = [found is not None for found in classes]

@@ -27,6 +27,7 @@ from asr.decoding.alignment import Word, best_path, collapse, forced_path, words
 from asr.decoding.captions import Transcript, as_json, as_srt, as_text, as_vtt
 from asr.decoding.pauses import LONGEST, cut_at_pauses
 from asr.decoding.posteriors import log_probs_of, long_log_probs_of
+from asr.decoding.segments import segment_log_probs
 from asr.decoding.weights import Weights
 from asr.errors import FULL, UserError, report
 from asr.files import atomic_write
@@ -120,7 +121,11 @@ Decoder = GreedyDecoder | LMDecoder
 
 
 def transcribe(
-    recordings: Iterable[Recording | UserError], model: Model, decoder: Decoder, batch_seconds: float
+    recordings: Iterable[Recording | UserError],
+    model: Model,
+    decoder: Decoder,
+    batch_seconds: float,
+    segment_seconds: float = 0.0,
 ) -> Iterator[Transcript | UserError]:
     """A transcript for every recording, or what is wrong with it, in order.
 
@@ -128,26 +133,29 @@ def transcribe(
         recordings: as ``find_recordings`` gives them; errors come out as they went in.
         model: in evaluation mode, on the device to use.
         batch_seconds: audio in a batch, padding included; a longer recording is read part by part.
+        segment_seconds: a recording longer than this is cut where it is quiet, and its segments of at most so
+            much are encoded apart; 0: no recording is.
     """
-    for window in _windows(recordings, batch_seconds):
+    long = min(batch_seconds, segment_seconds or batch_seconds)
+    for window in _windows(recordings, batch_seconds, long):
         first = window[0]
-        if isinstance(first, Recording) and first.seconds > batch_seconds:  # by itself
-            yield _transcribe_long(first, model, decoder)
+        if isinstance(first, Recording) and first.seconds > long:  # by itself
+            yield _transcribe_long(first, model, decoder, batch_seconds, segment_seconds)
         else:
             yield from _transcribe_short(window, model, decoder, batch_seconds)
 
 
 def _windows(
-    recordings: Iterable[Recording | UserError], batch_seconds: float
+    recordings: Iterable[Recording | UserError], batch_seconds: float, long: float
 ) -> Iterator[list[Recording | UserError]]:
-    """Some batches of short recordings each, or one long recording."""
+    """Some batches of short recordings each, or one longer than ``long`` seconds."""
     window, seconds = [], 0.0
     for item in recordings:
         length = item.seconds if isinstance(item, Recording) else 0.0
-        if window and (length > batch_seconds or seconds > WINDOW * batch_seconds):
+        if window and (length > long or seconds > WINDOW * batch_seconds):
             yield window
             window, seconds = [], 0.0
-        if length > batch_seconds:
+        if length > long:
             yield [item]
         else:
             window.append(item)
@@ -156,11 +164,18 @@ def _windows(
         yield window
 
 
-def _transcribe_long(recording: Recording, model: Model, decoder: Decoder) -> Transcript | UserError:
+def _transcribe_long(
+    recording: Recording, model: Model, decoder: Decoder, batch_seconds: float, segment_seconds: float
+) -> Transcript | UserError:
     def decode(paths: list[Path]) -> list[Spoken]:
         [path] = paths
-        parts = long_log_probs_of(model, prefetch(audio.stream(path)), show=path.name)
-        first = next(parts)  # comes when everything is read and encoded
+        samples = prefetch(audio.stream(path))
+        if segment_seconds:
+            together = max(1, int(batch_seconds / segment_seconds))
+            parts = segment_log_probs(model, samples, segment_seconds, together)
+        else:
+            parts = long_log_probs_of(model, samples, show=path.name)
+        first = next(parts)  # in one pass it comes when everything is read and encoded
         return decoder([chain([first], parts)], recording.seconds)
 
     [outcome] = _each(decode, [recording.path])
@@ -306,7 +321,12 @@ class Output:
 
 
 def run(
-    arguments: Sequence[Path], output: Output, model: Model, decoder: Decoder, batch_seconds: float
+    arguments: Sequence[Path],
+    output: Output,
+    model: Model,
+    decoder: Decoder,
+    batch_seconds: float,
+    segment_seconds: float = 0.0,
 ) -> int:
     """Transcribe what the command line names; 1 if anything of it could not be, which is said on stderr.
 
@@ -320,7 +340,8 @@ def run(
         raise UserError(f"--format {output.form}: a file holds one recording's captions; give --out a folder")
     targets = output.plan(recordings, arguments) if output.folder else {}
     failed = 0
-    for item, outcome in zip(items, transcribe(items, model, decoder, batch_seconds), strict=True):
+    found = transcribe(items, model, decoder, batch_seconds, segment_seconds)
+    for item, outcome in zip(items, found, strict=True):
         error = outcome if isinstance(outcome, UserError) else output.deliver(outcome, targets.get(item))
         if error:
             failed += report(str(error))

@@ -51,15 +51,10 @@ def long_log_probs(
 @torch.inference_mode()
 def long_features(frontend: Frontend, waveform: Tensor | Iterable[Tensor], chunk: int) -> Tensor:
     """Normalised log-mel features (T, F) of a waveform (S,) or its parts, ``chunk`` frames at a time."""
-    device = frontend.mel.spectrogram.window.device
-    parts = waveform.split(chunk * HOP) if isinstance(waveform, Tensor) else waveform
-    prepared = frontend.prepare_parts(map(as_float, parts))
-    features = torch.cat(
-        [frontend.log_mel(samples.to(device)[None])[0] for samples in _windows(prepared, chunk)]
-    )
+    features = long_log_mel(frontend, waveform, chunk)
     total = len(features)
     # Sums of a million frames are exact to fp32 only in fp64.
-    mean = torch.zeros(frontend.config.mels, dtype=torch.float64, device=device)
+    mean = torch.zeros(frontend.config.mels, dtype=torch.float64, device=features.device)
     for start, end in _spans(total, chunk):
         mean += features[start:end].sum(0, dtype=torch.float64) / total
     squares = torch.zeros_like(mean)
@@ -68,6 +63,15 @@ def long_features(frontend: Frontend, waveform: Tensor | Iterable[Tensor], chunk
         squares += features[start:end].square().sum(0, dtype=torch.float64)
     features /= frontend.divisor(squares, total).to(features)
     return features
+
+
+@torch.inference_mode()
+def long_log_mel(frontend: Frontend, waveform: Tensor | Iterable[Tensor], chunk: int) -> Tensor:
+    """``long_features`` before they are normalised."""
+    device = frontend.mel.spectrogram.window.device
+    parts = waveform.split(chunk * HOP) if isinstance(waveform, Tensor) else waveform
+    prepared = frontend.prepare_parts(map(as_float, parts))
+    return torch.cat([frontend.log_mel(samples.to(device)[None])[0] for samples in _windows(prepared, chunk)])
 
 
 def _windows(parts: Iterable[Tensor], chunk: int) -> Iterator[Tensor]:

@@ -8,13 +8,14 @@ moves a weight by about the learning rate, so that training would take thousands
 search finds at once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from asr.attention import SelfAttention
 from asr.data.batches import SpeechDataset, collate
+from asr.data.joining import Joined
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
 from asr.model.frontend import as_float
@@ -70,7 +71,9 @@ def _changed(values: list[float], places: Iterable[int], value: float) -> list[f
     return [value if place in places else old for place, old in enumerate(values)]
 
 
-def calibrate_on(student: Model, teacher: Teacher, utterances: list[Utterance], tokenizer: Tokenizer) -> str:
+def calibrate_on(
+    student: Model, teacher: Teacher, utterances: Sequence[Utterance | Joined], tokenizer: Tokenizer
+) -> str:
     """``calibrate`` on some of the utterances, evenly from the whole list; what it found, in words."""
     step = max(1, round(sum(item.duration for item in utterances) / SECONDS))
     dataset = SpeechDataset(utterances[::step], tokenizer)

@@ -30,6 +30,9 @@ class DataConfig:
         dev: split to validate on while training.
         tokenizer: SentencePiece model made by python -m asr.data.tokenizer.
         max_seconds: longer utterances are left out of training (and listed).
+        join: train on consecutive utterances joined, with a short pause between two, each to a length drawn
+            evenly from 0 to so many seconds; for long recordings, and best where a manifest's neighbours are
+            by one speaker. 0 leaves them single.
         workers: processes that read audio beside the training process; 0 reads in it.
     """
 
@@ -38,6 +41,7 @@ class DataConfig:
     dev: str = "dev"
     tokenizer: str = "data/demo/tokenizer.model"
     max_seconds: float = 20.0
+    join: float = 0.0
     workers: int = 0
 
 
@@ -273,6 +277,7 @@ def _to_config(parsed: Namespace) -> Config:
     training = replace(training, validate_every=min(training.validate_every, training.steps))
     checks = model_ranges(model) | {
         "--data.max_seconds": parsed.data.max_seconds > 0,
+        "--data.join": 0 <= parsed.data.join < math.inf,
         "--data.workers": parsed.data.workers >= 0,
         "--training.steps": training.steps > 0,
         "--training.seconds": 0 < training.seconds < math.inf,

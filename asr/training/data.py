@@ -1,6 +1,7 @@
 """What a run trains and validates on, read and checked."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 
 from asr.data.batches import (
@@ -11,6 +12,7 @@ from asr.data.batches import (
     read_splits,
     split_trainable,
 )
+from asr.data.joining import Joined, join_utterances
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
@@ -25,7 +27,8 @@ class TrainingData:
         tokenizer: decides, with the frames that CTC needs, what can be trained on.
 
     Attributes:
-        train, dev: utterances to train and to validate on.
+        train: utterances to train on, consecutive ones joined where --data.join says so.
+        dev: to validate on.
         excluded: those left out of training.
         lost: number of utterances of dev with more tokens than frames, which have no CTC loss.
 
@@ -41,9 +44,9 @@ class TrainingData:
                 "import the model again with --tokenizer, from its .nemo file, or train without transcripts "
                 "(--training.ctc 0)"
             )
-        self.train: list[Utterance]
+        kept: list[Utterance]
         self.excluded: list[Excluded]
-        self.train, self.excluded = split_trainable(
+        kept, self.excluded = split_trainable(
             read_splits(config.data.folder, config.data.train),
             tokenizer,
             config.model.framing,
@@ -51,13 +54,16 @@ class TrainingData:
             fastest=max(config.model.frontend.speeds),
             transcripts=_transcripts(config.training),
         )
-        if not self.train:
+        if not kept:
             raise UserError(f"--data.folder {config.data.folder}: no utterance can be trained on")
-        if config.training.ctc and len(self.untranscribed) == len(self.train):
+        if config.training.ctc and not any(utterance.transcribed for utterance in kept):
             raise UserError(
                 f"--data.train {' '.join(config.data.train)}: no utterance has a transcript; "
                 "--training.ctc 0 trains on what the teacher says alone"
             )
+        self.train: Sequence[Utterance | Joined] = kept
+        if config.data.join:
+            self.train = join_utterances(kept, config.data.join)
         self.dev = read_splits(config.data.folder, [config.data.dev])
         if not any(utterance.transcribed for utterance in self.dev):
             raise UserError(f"--data.dev {config.data.dev}: no utterance has a word to validate on")
@@ -65,7 +71,7 @@ class TrainingData:
         self.lost = sum(frames_lacking(tokenizer.encode(u.text), u.duration, framing) > 0 for u in self.dev)
 
     @property
-    def untranscribed(self) -> list[Utterance]:
+    def untranscribed(self) -> list[Utterance | Joined]:
         """Those to train on that have no transcript."""
         return [utterance for utterance in self.train if not utterance.transcribed]
 
@@ -98,7 +104,7 @@ def _transcripts(training: TrainingConfig) -> Transcripts:
     return "welcome" if training.distils else "needed"
 
 
-def _digest(utterances: list[Utterance]) -> str:
+def _digest(utterances: Sequence[Utterance | Joined]) -> str:
     """Changes with what decides the batches: the utterances, their order, durations and texts."""
     listed = "".join(f"{item.id} {item.duration} {item.text}\n" for item in utterances)
     return hashlib.sha256(listed.encode()).hexdigest()

@@ -109,7 +109,7 @@ def check_data(before: Before, config: Config, data: TrainingData) -> None:
         if before.content.get(name, data.digests[name]) != data.digests[name]:
             raise UserError(
                 f"{option}: not the utterances that {before.path} {what} (other splits or texts, another "
-                f"--data.max_seconds, or data prepared again); {_ADVICE.format(before.path)}"
+                f"--data.max_seconds or --data.join, or data prepared again); {_ADVICE.format(before.path)}"
             )
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from contextlib import nullcontext
 
 import pytest
@@ -70,6 +71,16 @@ def test_resuming_goes_on_with_the_batches_not_seen_yet(run, workers):
     assert parts["global_step"] == whole["global_step"] == 6
     assert parts["audio_seconds"] == pytest.approx(whole["audio_seconds"])
     assert parts["lr_schedulers"][0]["last_epoch"] == whole["lr_schedulers"][0]["last_epoch"]
+
+
+def test_joined_utterances_are_trained_on_and_are_other_data(run, capsys):
+    single, joined = last(run()), last(run("--data.join", "15", out="joined"))
+    # The same audio in fewer and longer utterances: the batches hold less padding, or less audio.
+    assert joined["data_digest"] != single["data_digest"] and joined["dev_digest"] == single["dev_digest"]
+    count = {int(number) for number in re.findall(r"\((\d+) utterances\)", capsys.readouterr().out)}
+    assert len(count) == 2 and min(count) < 0.7 * max(count)
+    with pytest.raises(UserError, match=r"or --data\.join"):
+        run("--data.join", "20", "--resume", "auto", out="joined")
 
 
 def test_a_finished_run_is_not_trained_further(run):
