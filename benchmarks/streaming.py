@@ -110,8 +110,8 @@ def main() -> None:
     if args.apart:
         return measure(args)
     print(
-        f"{hardware('cpu')}; encoder {args.size}, chunks of {args.chunk_ms:g} ms, softmax sees {args.left} frames "
-        "before its chunk"
+        f"{hardware('cpu')}; encoder {args.size}, chunks of {args.chunk_ms:g} ms; "
+        f"softmax sees {args.left} frames before its chunk"
     )
     print(f"{'attention':10} {'hours':>5} {'CPU ms a s':>12} {'state bytes':>12} {'MiB':>9}", flush=True)
     for name in args.attention:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from contextlib import nullcontext
 
 import pytest
@@ -145,9 +146,11 @@ class TestGoingOnWithOtherOptions:
     def test_what_would_make_it_another_run_is_refused(self, refused):
         fixed = [name for name in FIXED if not name.startswith("distil_")]  # see test_distillation
         others = dict.fromkeys(fixed, "9") | {"intermediate": "0.3", "average": "0.9", "schedule": "cosine"}
+        others |= {"chunks": "[9]", "chunk_share": "0.9"}
         for name, value in others.items():
             option = f"--training.{name}"
-            refused(f"^{option} {value}.*: .*last.ckpt was trained with .*--init", option, value)
+            wanted = f"^{option} {re.escape(value)}.*: .*last.ckpt was trained with .*--init"
+            refused(wanted, option, value)
 
     def test_other_data_is_refused(self, refused):
         refused(r"not the utterances that .*last\.ckpt was trained on", "--data.max_seconds", "2.0")
