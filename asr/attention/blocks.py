@@ -172,15 +172,17 @@ def see(
         outside.append((_stack(later), fade(rate, (length - place).clamp(min=1))))
 
     within = visible(layout.size, chunk if chunk < layout.size else 0, v.device)
-    pairs = (fade(rate, (place - place.T).abs()) * within)[:, None]  # (H or 1, 1, P, P)
+    within = within & (keep.transpose(-2, -1) > 0)  # (B, 1, M, P, P)
+    # Not a product: what padding has for a gradient may be infinite, and must not come through.
+    pairs = torch.where(within, fade(rate, (place - place.T).abs())[:, None], 0.0)
     # Near what the block's queries see. Any would do, so that no gradient need go through it.
     centre = _stack(states[1:]).value_mean.detach().to(v.dtype)
-    centred_v = (v - centre) * keep
-    sums = pairs @ torch.cat((phi_k * keep, centred_v, keep.expand_as(v[..., :1])), -1)
-    keys, values, count = sums.split([phi_k.shape[-1], v.shape[-1], 1], -1)
+    centred_v = v - centre
+    keys, values = (pairs @ torch.cat((phi_k, centred_v), -1)).split([phi_k.shape[-1], v.shape[-1]], -1)
+    count = pairs.sum(-1, keepdim=True)
     # Keys are not centred: products of positive features are exact to their own size, which is that of m.
     scores = q @ placed_k.transpose(-2, -1)
-    along = (pairs * scores) @ keep  # sum_j w_ij phi(q_i) . phi(k_j)
+    along = (pairs * scores).sum(-1, keepdim=True)  # sum_j w_ij phi(q_i) . phi(k_j)
     parts = []  # of what is not in the block: its weight, phi(q_i) . mean phi(k), mean v, and phi(q_i) n C
     for state, left in outside:
         step = (state.value_mean - centre).to(v.dtype)
