@@ -41,7 +41,7 @@ class RunningNorm(nn.Module):
         super().__init__()
         frames = half_life * SAMPLE_RATE / HOP
         self.rate = math.log(2) / frames if frames else 0.0  # nats a frame
-        self.register_buffer("mean", torch.zeros(mels))  # set before training (asr/training/priors.py)
+        self.register_buffer("mean", torch.zeros(mels))  # set before training (asr/training/streaming.py)
         self.register_buffer("deviation", torch.ones(mels))
 
     def begin(self, batch: int) -> Heard:

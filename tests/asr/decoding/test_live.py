@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import decode
-from asr.checkpoints.checkpoint import pack_recipe, write_checkpoint
+from asr.checkpoints.checkpoint import load_model, pack_recipe, write_checkpoint
+from asr.checkpoints.export import export
 from asr.data import audio
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer, train_tokenizer
@@ -180,3 +181,14 @@ def test_what_does_not_go_together_is_refused(checkpoint, options, message):
 def test_options_of_streams_want_a_stream(checkpoint):
     with pytest.raises(UserError, match="--real-time and --chunk-ms want --stream"):
         decode.main(["--checkpoint", str(checkpoint[0]), "--audio", "x.wav", "--chunk-ms", "320"])
+
+
+def test_a_shared_model_streams_alike(checkpoint, tmp_path):
+    """What features begin with travels with it."""
+    path, _, tokenizer, recording = checkpoint
+    export(path, tmp_path / "shared", None)
+    model, _ = load_model(tmp_path / "shared")
+    heard = Session(model, tokenizer)
+    words = heard.feed(audio.load(recording)).words + heard.finish().words
+    original, _ = load_model(path)
+    assert [word.text for word in words] == words_of_the_whole(original, tokenizer, audio.load(recording))

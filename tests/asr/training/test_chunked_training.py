@@ -9,12 +9,14 @@ from asr.checkpoints.checkpoint import load_model, read_checkpoint
 from asr.data import audio
 from asr.data.batches import Batch
 from asr.data.manifest import read_manifest
+from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig, parse_config
+from asr.training.distillation import load_teacher
 from asr.training.run import train
 from asr.training.streaming import draw_chunk, validation_chunk
 from asr.training.task import training_loss
@@ -135,3 +137,11 @@ def test_compiled_blocks_take_chunks(attention):
     model.encoder.compile_blocks(backend="eager")
     for chunk, wanted in zip((0, 4), expected, strict=True):
         assert torch.allclose(model(*waveform, chunk)[0], wanted, atol=1e-5)
+
+
+def test_a_teacher_of_running_features_makes_its_own(run, corpus):
+    """They begin with the mean of the data that each model was trained on."""
+    path, tokenizer = run(), Tokenizer.load(corpus / "tokenizer.model")
+    config = TrainingConfig(teacher=str(path), distil_posteriors=1.0)
+    _, found = load_model(path)
+    assert not load_teacher(config, found.model, tokenizer).same_features
