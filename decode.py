@@ -5,6 +5,7 @@
     python decode.py --checkpoint best.ckpt --audio a.flac talks/ list.txt [--lm 3gram.bin]
     python decode.py --checkpoint best.ckpt --audio film.flac --format srt > film.srt
     python decode.py --checkpoint best.ckpt --audio talks/ --format json --out transcripts
+    arecord -t raw -f S16_LE -r 16000 -c 1 | python decode.py --checkpoint best.ckpt --stream -
 
 With --lm, LM weight, word score and unknown penalty are tuned on a dev split first, unless all three are
 given. They are never tuned on a split named test*. Where references or the LM's words are in one case or
@@ -17,6 +18,11 @@ and lists: a path a line in .txt and .lst files, an id and a path in .scp files,
 else from the current one. One that cannot be read is reported, the others are transcribed, and the exit
 status is 1. --out DIR writes DIR/NAME.txt (json, srt, vtt) for NAME.flac; below a folder that was named,
 its inner folders are kept.
+
+--stream writes words while they are spoken, for as long as anyone speaks, at constant memory: a word is
+final once the next begins; on a terminal the last one changes in place, and --format json gives a line a
+change. - is standard input: raw 16-bit samples at 16 kHz, one channel, or WAV of these. It wants a model
+trained with --frontend.normalise running and --training.chunks, and decodes greedily.
 """
 
 import argparse
@@ -31,7 +37,9 @@ import torch
 
 from asr.attention.fused import set_mode
 from asr.checkpoints.checkpoint import Recipe, check_tokenizer, load_model
+from asr.data import audio
 from asr.data.manifest import Utterance, read_manifest
+from asr.data.pcm import read_pcm
 from asr.data.style import Style, style_of
 from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, MOST_BEAM
@@ -55,6 +63,8 @@ from asr.processes import cpu_count
 if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool
 
+LONGEST_CHUNK_MS = 60_000
+
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and do one of the two things."""
@@ -73,6 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     model.to(device)
     try:
         with autocast(device, choose_dtype(args.precision, device)):
+            if args.stream:
+                return stream(args, model, recipe)
             if args.audio:
                 return transcribe(args, model, recipe)
             evaluate(args, model, recipe)
@@ -158,6 +170,20 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
     with _beam_pool(args, recipe) as pool:
         seconds = model.framing.seconds
         return go(LMDecoder(recipe.tokenizer, seconds, pool, weights, together=SEGMENTS * args.jobs))
+
+
+def stream(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
+    """Write the words of a file or of standard input while they are spoken."""
+    from asr.decoding.live import Session, paced, show
+
+    session = Session(model, recipe.tokenizer, args.chunk_ms / 1000)
+    if str(args.stream) == "-":
+        blocks = read_pcm(sys.stdin.fileno(), "--stream -")
+    else:
+        blocks = audio.stream(args.stream)
+        blocks = paced(blocks) if args.real_time else blocks
+    show(session, blocks, args.format, sys.stdout)
+    return 0
 
 
 def _beam_pool(args: argparse.Namespace, recipe: Recipe) -> "BeamPool":
@@ -251,6 +277,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--data", type=Path, help="folder with manifests, SPLIT.jsonl each")
     add("--splits", nargs="+", default=[], help="splits to decode, such as test-clean test-other")
     add("--audio", nargs="+", type=Path, help="transcribe these instead: recordings, folders, lists of them")
+    add("--stream", type=Path, help="write the words of this file, or of standard input (-), as they come")
+    add("--chunk-ms", type=float, default=640.0, help="of --stream: a chunk's length (%(default)g)")
+    add("--real-time", action="store_true", help="of --stream FILE: at the speed of speech")
     add(
         "--format", choices=FORMATS, default="txt", help="of transcripts (%(default)s); json has words' times"
     )
@@ -288,8 +317,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--jobs", type=int, default=cpu_count(), help="processes for beam search (%(default)s)")
     add_device_options(parser)
     args = parser.parse_args(argv)
-    if bool(args.audio) == bool(args.data):
-        raise UserError("give either --data with --splits, or --audio")
+    if args.stream:
+        _check_stream(args)
+    elif bool(args.audio) == bool(args.data):
+        raise UserError("give either --data with --splits, or --audio, or --stream")
+    if not args.stream and (args.real_time or args.chunk_ms != parser.get_default("chunk_ms")):
+        raise UserError("--real-time and --chunk-ms want --stream")
     if args.data and (args.timestamps or args.format != "txt"):
         raise UserError("--timestamps and --format want --audio")
     if args.segment_seconds and not args.audio:
@@ -331,6 +364,22 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if args.jobs < 1 or not args.batch_seconds > 0:
         raise UserError("--jobs and --batch-seconds must be positive")
     return args
+
+
+def _check_stream(args: argparse.Namespace) -> None:
+    """Raise UserError for what does not go with --stream."""
+    if args.lm:
+        raise UserError("--lm: beam search does not go on from chunk to chunk yet; --stream decodes greedily")
+    others = {"--data": args.data, "--audio": args.audio, "--splits": args.splits, "--out": args.out}
+    for option, value in {**others, "--timestamps": args.timestamps}.items():
+        if value:
+            raise UserError(f"{option}: does not go with --stream; --format json gives the words' times")
+    if args.format not in ("txt", "json"):
+        raise UserError(f"--format {args.format}: --stream writes txt or json; for captions take --audio")
+    if not 0 < args.chunk_ms <= LONGEST_CHUNK_MS:
+        raise UserError(f"--chunk-ms {args.chunk_ms:g}: must be positive, and {LONGEST_CHUNK_MS} at most")
+    if args.real_time and str(args.stream) == "-":
+        raise UserError("--real-time: standard input comes at its own speed; it wants --stream FILE")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,9 @@ class AgentAttention(SelfAttention):
     PASSES = 2  # pool the agents, then let them gather
     Options = AgentOptions
 
+    def chunk_refusal(self) -> str | None:
+        return "its agents are pooled from the whole utterance"
+
     def summarise(
         self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: AgentSummary | None
     ) -> AgentSummary:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.attention import fused
+from asr.attention.chunks import convolve, last_frames, running_means
 from asr.attention.masked import masked_mean
 from asr.attention.positions import add_sinusoids
 from asr.bounds import bounded
@@ -32,16 +33,17 @@ class AttentionOptions:
 
 
 class Frames(NamedTuple):
-    """Which frames a batch, or one chunk of a longer recording, holds."""
+    """Which frames a batch, or a stretch of a longer recording, holds, and what they see of each other."""
 
     valid: Tensor  # (B, N) bool: the frames that exist
-    lengths: Tensor  # (B,) frames of the whole utterance
-    start: int = 0  # number of the chunk's first frame
+    lengths: Tensor  # (B,) frames of the whole utterance, or of what there is of it so far
+    start: int = 0  # number of the stretch's first frame; a multiple of ``chunk``
+    chunk: int = 0  # frames that see each other and all before them, but nothing later; 0: all see all
 
     @classmethod
-    def whole(cls, valid: Tensor) -> "Frames":
+    def whole(cls, valid: Tensor, chunk: int = 0) -> "Frames":
         """Whole utterances, of which the first frames are valid."""
-        return cls(valid, valid.sum(-1))
+        return cls(valid, valid.sum(-1), 0, chunk)
 
 
 class Projected(NamedTuple):
@@ -53,14 +55,25 @@ class Projected(NamedTuple):
     v: Tensor
 
 
+class Past(NamedTuple):
+    """All that a layer keeps of the frames that it has seen; its size does not grow with their number."""
+
+    core: Any  # the mechanism's own
+    values: Tensor | None  # (B, halo, D) of the last frames, for ``local``
+    token: Tensor | None  # (B, D) fp64, sum of x, where ``wants_token`` asks for it
+    count: int  # frames
+
+
 class SelfAttention(nn.Module, ABC):
     """Multi-head self-attention over the valid frames of a batch.
 
     A subclass gives the core in two steps, ``summarise`` (what outputs must know of all frames) and
-    ``attend`` (outputs from queries and that summary). Summaries of chunks ``combine`` into the
-    summary of the whole, which is how a recording of any length is encoded (asr/model/long.py). ``weights``
-    is the explicit N x N matrix, for tests and figures. A subclass lists the ``POSITIONS`` it can
-    take, its default first, and its ``Options``.
+    ``attend`` (outputs from queries and that summary). Summaries of stretches ``combine`` into the
+    summary of the whole, which is how a recording of any length is encoded (asr/model/long.py). Where
+    frames see their chunk and what comes before it, ``core_after`` is the core: it takes and gives what
+    must be known of the past, which is how speech is recognised while it is spoken
+    (asr/model/streaming.py). ``weights`` is the explicit N x N matrix, for tests and figures. A subclass
+    lists the ``POSITIONS`` it can take, its default first, and its ``Options``.
 
     Args:
         dim: model dimension D.
@@ -106,22 +119,68 @@ class SelfAttention(nn.Module, ABC):
         if gate == "silu":
             self.gate_norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor, chunk: int = 0) -> Tensor:
         """Attend.
 
         Args:
             x: (B, N, D), any float dtype.
             valid: (B, N) bool, True on the frames that exist, the first ones of each utterance. What lies
                 on the others changes nothing, as long as it is finite.
+            chunk: frames that see each other and all before them (softmax: some before them); 0: all see all.
 
         Returns:
             (B, N, D) in x's dtype; what stands on invalid frames is finite and means nothing.
+
+        Raises:
+            UserError: a chunk is given, and this mechanism cannot do without what comes later.
         """
-        frames = Frames.whole(valid)
+        frames = Frames.whole(valid, chunk)
+        if chunk:
+            return self.advance(x, frames)[0]
         projected = self.project(x, frames)
         y = self.core(projected.q, projected.k, projected.v, frames)
         token = masked_mean(x[:, None], valid)[:, 0, 0] if self.wants_token else None
         return self.finish(projected, y, token, frames)
+
+    def advance(self, x: Tensor, frames: Frames, past: Past | None = None) -> tuple[Tensor, Past]:
+        """Attend within chunks and to what comes before them.
+
+        Args:
+            x: (B, N, D).
+            frames: with a ``chunk``; N need be no multiple of it where nothing comes after.
+            past: what an earlier call gave; None at the beginning.
+
+        Returns:
+            (B, N, D) in x's dtype, and what the next call wants. With padding the latter means nothing.
+
+        Raises:
+            UserError: this mechanism cannot do without what comes later.
+        """
+        if reason := self.chunk_refusal():
+            raise UserError(f"{type(self).__name__} cannot work chunk by chunk: {reason}")
+        past = past or Past(None, None, None, 0)
+        projected = self.project(x, frames)
+        with torch.autocast(x.device.type, enabled=False):
+            q, k, v = (at_least_fp32(y) for y in projected[1:])
+            y, core = self.core_after(q, k, v, frames, past.core)
+        token, total = None, None
+        if self.wants_token:
+            means, total = running_means(x, frames.valid, frames.chunk, past.token, past.count)
+            token = means.to(x.dtype)
+        y = self.finish(projected, y, token, frames, past.values)
+        values = last_frames(merge_heads(projected.v), self.halo, past.values) if self.halo else None
+        return y, Past(core, values, total, past.count + x.shape[1])
+
+    def chunk_refusal(self) -> str | None:
+        """Why there is no ``core_after`` with these options; None where there is one."""
+        return "it is not made for that"
+
+    def core_after(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, past: Any) -> tuple[Tensor, Any]:
+        """q, k, v (B, H, N, d), at least fp32, in chunks, to the output (B, H, N, d), and the new past.
+
+        past: what the call before gave, None at the beginning; where ``chunk_refusal`` is None.
+        """
+        raise NotImplementedError
 
     def project(self, x: Tensor, frames: Frames) -> Projected:
         """x (B, N, D) with its q, k, v, each (B, H, N, d)."""
@@ -181,6 +240,14 @@ class SelfAttention(nn.Module, ABC):
     def attend(self, q: Tensor, summary: Any, frames: Frames) -> Tensor:
         """Queries (B, H, N, d) and the summary of the last pass to the output (B, H, N, d)."""
 
+    def spread(self, summaries: Sequence[Any]) -> list[Any]:
+        """Summaries of consecutive stretches, of the last pass, to what ``answer`` must know for each."""
+        return [self.combine(summaries)] * len(summaries)
+
+    def answer(self, q: Tensor, k: Tensor, v: Tensor, known: Any, frames: Frames) -> Tensor:
+        """The output (B, H, N, d) for a stretch's own q, k and v, from what ``spread`` gives for it."""
+        return self.attend(q, known, frames)
+
     @abstractmethod
     def weights(self, q: Tensor, k: Tensor, frames: Frames) -> Tensor:
         """The weights that ``core`` applies to v without forming them: (B, H, N, N), zero on padding."""
@@ -195,21 +262,35 @@ class SelfAttention(nn.Module, ABC):
         """Frames on either side of a chunk that ``finish`` must see to be exact inside it."""
         return self.options.lepe // 2
 
-    def local(self, projected: Projected, token: Tensor | None, frames: Frames) -> Tensor | None:
+    def local(
+        self, projected: Projected, token: Tensor | None, frames: Frames, before: Tensor | None = None
+    ) -> Tensor | None:
         """What is added to the core's output from neighbouring values: (B, N, D), or None.
 
-        token: the mean (B, D) of x over all valid frames, where ``wants_token`` asks for it.
+        Args:
+            projected: the frames.
+            token: the mean (B, D) of x over all valid frames, where ``wants_token`` asks for it; with chunks,
+                of those up to the end of each, (B, C, D).
+            frames: which.
+            before: with chunks, the values (B, halo, D) of the frames before the first; None: there are none.
         """
         if not self.options.lepe:
             return None
         v = merge_heads(projected.v) * frames.valid[..., None]
-        return self.lepe(v.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
+        return convolve(self.lepe, v, frames.chunk, before)
 
-    def finish(self, projected: Projected, y: Tensor, token: Tensor | None, frames: Frames) -> Tensor:
+    def finish(
+        self,
+        projected: Projected,
+        y: Tensor,
+        token: Tensor | None,
+        frames: Frames,
+        before: Tensor | None = None,
+    ) -> Tensor:
         """The core's output (B, H, N, d) through local terms, gate and output layer: (B, N, D)."""
         x = projected.x
         y = merge_heads(y).to(x.dtype)
-        local = self.local(projected, token, frames)
+        local = self.local(projected, token, frames, before)
         y = y if local is None else y + local
         if self.options.gate == "plain":
             y = y * self.gate(x)

@@ -22,6 +22,9 @@ class CosformerAttention(NormalisedAttention):
 
     POSITIONS = ("none", "sinusoid")
 
+    def chunk_refusal(self) -> str | None:
+        return "its weights follow the length of the whole utterance"
+
     def query_features(self, q: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
         length = frames.lengths.clamp(min=1)[:, None].double()
         number = torch.arange(frames.start, frames.start + q.shape[-2], device=q.device)

@@ -1,31 +1,58 @@
 """Linear attention, and the base of the mechanisms built on its statistics."""
 
+import math
 import os
 import sys
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from asr.attention.base import Frames, SelfAttention
+from asr.attention.base import AttentionOptions, Frames, SelfAttention, at_least_fp32
+from asr.attention.blocks import carry, fade, see, summarise_to_ends
+from asr.attention.chunks import visible
 from asr.attention.features import KERNELS
 from asr.attention.masked import (
     Statistics,
     combine_statistics,
-    frame_count,
     frame_mask,
-    masked_mean,
     statistics,
 )
 from asr.attention.positions import rotary_table, rotate
+from asr.bounds import bounded
 
 # phi(q) . kbar is positive but can underflow; below this the output is the mean of v.
 TINY = 1e-12
 # Least cosine of phi(q) and kbar with rotary positions. t is turned and m is not: features that meet only
 # when turned would make t / m as large as one likes. elu's features are far from it.
 LEAST_COSINE = 0.01
+
+
+@dataclass(frozen=True)
+class CentredOptions(AttentionOptions):
+    """Options of the mechanisms that are built on means and a co-moment.
+
+    Args:
+        forget: none (all frames weigh the same), fixed or learnt (frame j weighs 2^(-|i - j| / h) for query
+            i, with a half-life h per head; in eager PyTorch).
+        half_life: encoded frames, of the first head; where it is learnt, at first.
+        spread: each further head's half-life is so many times the one's before it.
+    """
+
+    forget: Literal["none", "fixed", "learnt"] = "none"
+    half_life: float = bounded(750.0, 1, 1e7)
+    spread: float = bounded(1.0, 1, 100)
+
+
+class Ends(NamedTuple):
+    """A stretch, where frames weigh less with distance, as later and as earlier queries see it."""
+
+    to_end: Statistics
+    to_start: Statistics
+    length: int
 
 
 class CentredAttention(SelfAttention):
@@ -36,11 +63,35 @@ class CentredAttention(SelfAttention):
     share_i is the sum of row i of the weights: one, but for two ablations of MALA. Rotary positions
     turn phi(q) and phi(k) in t (C takes the mean of the turned keys) and leave m alone, which keeps m
     positive and the sum one. Time and memory grow with N, not N^2.
+
+    With chunks or forgetting the means and C are a query's own (asr/attention/blocks.py), and n is the sum of
+    the weights of the frames that it sees.
     """
 
     POSITIONS = ("rotary", "sinusoid", "none")
+    Options = CentredOptions
     # Name by which the fused kernels know this gain; None where they do not.
     FUSED_GAIN: ClassVar[str | None] = None
+
+    def __init__(self, dim: int, heads: int, positions: str = "auto", options=None) -> None:
+        super().__init__(dim, heads, positions, options)
+        if self.forgets:
+            half_lives = self.options.half_life * self.options.spread ** torch.arange(heads)
+            logs = half_lives.float().log()
+            if self.options.forget == "learnt":
+                self.log_half_life = nn.Parameter(logs)
+            else:
+                self.register_buffer("log_half_life", logs, persistent=False)
+
+    @property
+    def forgets(self) -> bool:
+        """Whether frames weigh less with distance."""
+        return self.options.forget != "none"
+
+    @property
+    def rate(self) -> Tensor | None:
+        """Of forgetting, in nats a frame: (H,), or None."""
+        return math.log(2) * torch.exp(-self.log_half_life) if self.forgets else None
 
     @abstractmethod
     def coefficients(self, m: Tensor) -> tuple[Tensor, Tensor | float]:
@@ -74,7 +125,7 @@ class CentredAttention(SelfAttention):
         return y.transpose(1, 2)
 
     def fused_refusal(self, q: Tensor) -> str | None:
-        if self.fused_gain is None:
+        if self.fused_gain is None or self.forgets:
             return super().fused_refusal(q)
         # On a CPU Triton has nothing to do but where it interprets, and its import takes a while.
         if q.device.type == "cpu" and "triton" not in sys.modules and "TRITON_INTERPRET" not in os.environ:
@@ -88,8 +139,26 @@ class CentredAttention(SelfAttention):
 
         return centred.launch_variant(q.transpose(1, 2), self.kernel)
 
-    def summarise(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: None) -> Statistics:
-        return statistics(*self.key_features(k, frames), v, frames.valid)
+    def eager_core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
+        if not self.forgets:
+            return super().eager_core(q, k, v, frames)
+        with torch.autocast(q.device.type, enabled=False):
+            return self.core_after(*(at_least_fp32(x) for x in (q, k, v)), frames, None)[0]
+
+    def chunk_refusal(self) -> str | None:
+        return None
+
+    def core_after(
+        self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, past: Statistics | None
+    ) -> tuple[Tensor, Statistics]:
+        return self._answer(q, k, v, frames, past, None)
+
+    def summarise(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: None) -> Statistics | Ends:
+        features = self.key_features(k, frames)
+        if self.forgets:
+            ends = summarise_to_ends(*features, v, frames.valid, self.rate)
+            return Ends(*ends, v.shape[-2])
+        return statistics(*features, v, frames.valid)
 
     def combine(self, summaries: Sequence[Statistics]) -> Statistics:
         return combine_statistics(summaries)
@@ -99,14 +168,51 @@ class CentredAttention(SelfAttention):
         gain, share = self.coefficients(self.magnitude(phi, summary.key_mean))
         return share * summary.value_mean + gain * (self.scale * placed @ summary.covariance)
 
+    def spread(self, summaries: Sequence[Statistics | Ends]) -> list[Any]:
+        if not self.forgets:
+            return super().spread(summaries)
+        ends, starts, lengths = zip(*summaries, strict=True)
+        before = carry(ends, lengths, self.rate, None)[:-1]
+        after = carry(starts[::-1], lengths[::-1], self.rate, None)[:-1][::-1]
+        return list(zip(before, after, strict=True))
+
+    def answer(self, q: Tensor, k: Tensor, v: Tensor, known: Any, frames: Frames) -> Tensor:
+        if not self.forgets:
+            return super().answer(q, k, v, known, frames)
+        return self._answer(q, k, v, frames, *known)[0]
+
+    def _answer(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        frames: Frames,
+        before: Statistics | None,
+        after: Statistics | None,
+    ) -> tuple[Tensor, Statistics]:
+        phi, placed = self.query_features(q, frames)
+        features = self.key_features(k, frames)
+        seen, past = see(placed, *features, v, frames.valid, frames.chunk, self.rate, before, after)
+        gain, share = self.coefficients(self.magnitude(phi, seen.key_mean))
+        return share * seen.value_mean + gain * (self.scale * seen.product), past
+
     def weights(self, q: Tensor, k: Tensor, frames: Frames) -> Tensor:
         phi, placed = self.query_features(q, frames)
         phi_k, placed_k = self.key_features(k, frames)
-        centred_k = placed_k - masked_mean(placed_k, frames.valid)
-        gain, share = self.coefficients(self.magnitude(phi, masked_mean(phi_k, frames.valid)))
-        t = self.scale * placed @ centred_k.transpose(-2, -1)
-        keep = frame_mask(frames.valid, k).transpose(-2, -1)
-        return (share + gain * t) * keep / frame_count(frames.valid, k).clamp(min=1)
+        weight = self._weight(k, frames)
+        centred_q = placed @ placed_k.transpose(-2, -1) - (placed * (weight @ placed_k)).sum(-1, keepdim=True)
+        gain, share = self.coefficients(self.magnitude(phi, weight @ phi_k))
+        return (share + gain * self.scale * centred_q) * weight
+
+    def _weight(self, like: Tensor, frames: Frames) -> Tensor:
+        """What frame j weighs for query i, in rows that sum to one: (B, 1 or H, N, N)."""
+        n = like.shape[-2]
+        number = torch.arange(n, device=like.device, dtype=like.dtype)
+        weight = fade(self.rate, (number[:, None] - number).abs())
+        weight = weight * visible(n, frames.chunk, like.device)
+        weight = weight * frame_mask(frames.valid, like).transpose(-2, -1)
+        total = weight.sum(-1, keepdim=True)
+        return weight / torch.where(total > 0, total, 1)
 
     def magnitude(self, phi_q: Tensor, key_mean: Tensor) -> Tensor:
         """m_i = s phi(q_i) . kbar, held above what would make 1 / m burst: (B, H, N, 1)."""

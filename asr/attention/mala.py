@@ -6,13 +6,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from asr.attention.base import AttentionOptions, Frames
-from asr.attention.linear import TINY, CentredAttention
+from asr.attention.base import Frames
+from asr.attention.linear import TINY, CentredAttention, CentredOptions
 from asr.attention.masked import frame_count, frame_mask, masked_mean
+from asr.errors import UserError
 
 
 @dataclass(frozen=True)
-class MalaOptions(AttentionOptions):
+class MalaOptions(CentredOptions):
     """Options of MALA; the last two are the paper's ablations.
 
     Args:
@@ -51,6 +52,8 @@ class MagnitudeAwareLinearAttention(CentredAttention):
 
     def __init__(self, dim: int, heads: int, positions: str = "auto", options=None) -> None:
         super().__init__(dim, heads, positions, options)
+        if self.forgets and self.options.form != "centred":
+            raise UserError(f"--mala.forget {self.options.forget}: only with --mala.form centred")
         if self.options.terms == "learnable":
             # What both are where m = 1.
             self.beta = nn.Parameter(torch.full((heads, 1, 1), 2.0))
@@ -77,6 +80,10 @@ class MagnitudeAwareLinearAttention(CentredAttention):
         beta, gamma = self.terms(m)
         # The weights' sum beta m - gamma is one for the paper's beta and gamma; say so exactly.
         return beta, 1.0 if self.options.terms == "both" else beta * m - gamma
+
+    def chunk_refusal(self) -> str | None:
+        form = self.options.form
+        return None if form == "centred" else f"--mala.form {form} is for study; only centred has means"
 
     def summarise(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: None):
         if self.options.form == "centred":

@@ -14,7 +14,7 @@ from torch import Tensor
 class Statistics(NamedTuple):
     """What a linear mechanism needs to know of all keys and values. Means over valid frames."""
 
-    count: Tensor  # (B, 1, 1, 1) valid frames
+    count: Tensor  # (B, 1, 1, 1) valid frames; (B, H, 1, 1) sums of weights where frames have some
     key_mean: Tensor  # (B, H, 1, f) of phi(k) as the normaliser takes it: unrotated
     placed_mean: Tensor  # (B, H, 1, f) of phi(k) with its positions
     value_mean: Tensor  # (B, H, 1, d) of v
@@ -32,29 +32,40 @@ def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
 
 
 def statistics(phi_k: Tensor, placed_phi_k: Tensor, v: Tensor, valid: Tensor) -> Statistics:
-    """Statistics of one batch of keys and values.
+    """Statistics of one batch of keys and values."""
+    return weighted_statistics(phi_k, placed_phi_k, v, frame_mask(valid, v))
+
+
+def weighted_statistics(phi_k: Tensor, placed_phi_k: Tensor, v: Tensor, weight: Tensor) -> Statistics:
+    """Statistics in which frames have weights (..., N, 1), not negative, zero on padding.
 
     Subtracting the means first keeps fp32 exact to 5e-7; expanding the product would cancel.
     """
-    value_mean = masked_mean(v, valid)
-    placed_mean = masked_mean(placed_phi_k, valid)
-    centred_k = (placed_phi_k - placed_mean) * frame_mask(valid, v)
+    count = weight.sum(-2, keepdim=True)
+    some = torch.where(count > 0, count, 1)
+
+    def mean(x: Tensor) -> Tensor:
+        return (x * weight).sum(-2, keepdim=True) / some
+
+    value_mean, placed_mean = mean(v), mean(placed_phi_k)
+    centred_k = (placed_phi_k - placed_mean) * weight
     comoment = centred_k.transpose(-2, -1) @ (v - value_mean)
     # Unplaced keys are the same tensor: their mean need not be taken twice.
-    key_mean = placed_mean if placed_phi_k is phi_k else masked_mean(phi_k, valid)
-    return Statistics(frame_count(valid, v), key_mean, placed_mean, value_mean, comoment)
+    key_mean = placed_mean if placed_phi_k is phi_k else mean(phi_k)
+    return Statistics(count, key_mean, placed_mean, value_mean, comoment)
 
 
 def combine_statistics(parts: Sequence[Statistics]) -> Statistics:
     """Statistics of consecutive chunks to those of the whole (Chan, Golub, LeVeque 1979), in fp64."""
     wide = [Statistics(*(item.double() for item in part)) for part in parts]
-    whole = reduce(_merge, wide)
+    whole = reduce(merge_statistics, wide)
     return Statistics(*(item.to(like.dtype) for item, like in zip(whole, parts[0], strict=True)))
 
 
-def _merge(a: Statistics, b: Statistics) -> Statistics:
+def merge_statistics(a: Statistics, b: Statistics) -> Statistics:
+    """Statistics of two sets of frames to those of both."""
     count = a.count + b.count
-    share = b.count / count.clamp(min=1)
+    share = b.count / torch.where(count > 0, count, 1)
     key_step = b.placed_mean - a.placed_mean
     value_step = b.value_mean - a.value_mean
     return Statistics(

@@ -12,6 +12,7 @@ from asr.attention import flash
 from asr.attention.base import AttentionOptions, Frames, SelfAttention, at_least_fp32
 from asr.attention.masked import mask_scores
 from asr.attention.positions import relative_shift, relative_sinusoids, rotary_table, rotate
+from asr.bounds import bounded
 
 # Queries are taken in blocks whose scores by position stay under this many bytes.
 SCORE_BYTES = 2**28
@@ -24,9 +25,11 @@ class SoftmaxOptions(AttentionOptions):
     Args:
         unit_query: divide every query by its norm, which takes its magnitude away (the MALA
             paper's Table 1).
+        left: with chunks, the encoded frames before its chunk that a query sees. Without, it sees all.
     """
 
     unit_query: bool = False
+    left: int = bounded(128, 0, 1_000_000)
 
 
 class Keys(NamedTuple):
@@ -35,6 +38,7 @@ class Keys(NamedTuple):
     k: Tensor  # (B, H, N, d), rotated where positions are rotary
     v: Tensor  # (B, H, N, d)
     valid: Tensor  # (B, N)
+    start: int = 0  # number of the first
 
 
 class SoftmaxAttention(SelfAttention):
@@ -60,19 +64,36 @@ class SoftmaxAttention(SelfAttention):
             self.offset_bias = nn.Parameter(torch.zeros(heads, 1, self.head_dim))
 
     def summarise(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, before: None) -> Keys:
-        return Keys(self._place(k, frames.start), v, frames.valid)
+        return Keys(self._place(k, frames.start), v, frames.valid, frames.start)
 
     def combine(self, summaries: Sequence[Keys]) -> Keys:
-        k, v, valid = zip(*summaries, strict=True)
-        return Keys(torch.cat(k, -2), torch.cat(v, -2), torch.cat(valid, -1))
+        k, v, valid, starts = zip(*summaries, strict=True)
+        return Keys(torch.cat(k, -2), torch.cat(v, -2), torch.cat(valid, -1), starts[0])
+
+    def chunk_refusal(self) -> str | None:
+        return None
+
+    def core_after(
+        self, q: Tensor, k: Tensor, v: Tensor, frames: Frames, past: Keys | None
+    ) -> tuple[Tensor, Keys]:
+        keys = self.summarise(q, k, v, frames, None)
+        keys = self.combine([past, keys]) if past else keys
+        return self.attend(q, keys, frames), self._last(keys)
+
+    def _last(self, keys: Keys) -> Keys:
+        """The last ``left`` keys, by themselves: a view would keep all of them."""
+        n = keys.k.shape[-2]
+        gone = max(0, n - self.options.left)
+        k, v = (x[:, :, gone:].clone() for x in (keys.k, keys.v))
+        return Keys(k, v, keys.valid[:, gone:].clone(), keys.start + gone)
 
     def attend(self, q: Tensor, summary: Keys, frames: Frames) -> Tensor:
         if torch.compiler.is_exporting():  # the number of blocks would be fixed in the graph
-            return self._attend_block(q, summary, frames.start)
+            return self._attend_block(q, summary, frames.start, frames.chunk)
         b, h, n, _ = q.shape
         rows = max(1, SCORE_BYTES // (4 * b * h * summary.k.shape[-2]))
         outputs = [
-            self._attend_block(q[:, :, first : first + rows], summary, frames.start + first)
+            self._attend_block(q[:, :, first : first + rows], summary, frames.start + first, frames.chunk)
             for first in range(0, n, rows)
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -2)
@@ -89,29 +110,41 @@ class SoftmaxAttention(SelfAttention):
 
     def weights(self, q: Tensor, k: Tensor, frames: Frames) -> Tensor:
         keys = self.summarise(q, k, k, frames, None)
-        q, bias = self._inputs(q, keys, frames.start)
+        q, bias = self._inputs(q, keys, frames.start, frames.chunk)
         return torch.softmax(q @ keys.k.transpose(-2, -1) * self.scale + bias, dim=-1)
 
-    def _attend_block(self, q: Tensor, keys: Keys, start: int) -> Tensor:
+    def _attend_block(self, q: Tensor, keys: Keys, start: int, chunk: int) -> Tensor:
         """The output (B, H, n, d) for n queries from frame ``start``."""
-        q, bias = self._inputs(q, keys, start)
+        q, bias = self._inputs(q, keys, start, chunk)
         if q.dtype in flash.DTYPES:
             return flash.attend_biased(q, keys.k, keys.v, bias, self.scale)
         return F.scaled_dot_product_attention(q, keys.k, keys.v, attn_mask=bias, scale=self.scale)
 
-    def _inputs(self, q: Tensor, keys: Keys, start: int) -> tuple[Tensor, Tensor]:
+    def _inputs(self, q: Tensor, keys: Keys, start: int, chunk: int) -> tuple[Tensor, Tensor]:
         """Queries from frame ``start``, and the bias (B, H or 1, n or 1, N) that masks and places keys."""
         bias = mask_scores(torch.zeros_like(keys.k[:, :1, None, :, 0]), keys.valid)
+        if chunk:
+            bias = bias.masked_fill(
+                self._hidden(q.shape[-2], keys, start, chunk), torch.finfo(bias.dtype).min / 2
+            )
         q = self._place(self._normalise(q), start)
         if self.positions == "relative":
             dim = self.heads * self.head_dim
-            offsets = relative_sinusoids(q.shape[-2], keys.k.shape[-2], start, dim, q.device, q.dtype)
+            first = start - keys.start
+            offsets = relative_sinusoids(q.shape[-2], keys.k.shape[-2], first, dim, q.device, q.dtype)
             offsets = F.linear(offsets, self.offset.weight.to(q.dtype))
             offsets = offsets.unflatten(-1, (self.heads, self.head_dim)).transpose(0, 1)
             by_offset = ((q + self.offset_bias) * self.scale).to(q.dtype) @ offsets.transpose(-2, -1)
             bias = bias + relative_shift(by_offset)
             q = (q + self.content_bias).to(q.dtype)
         return q, bias
+
+    def _hidden(self, n: int, keys: Keys, start: int, chunk: int) -> Tensor:
+        """(n, N) bool: the keys after a query's chunk, and those more than ``left`` frames before it."""
+        query = torch.arange(start, start + n, device=keys.k.device)[:, None]
+        key = torch.arange(keys.start, keys.start + keys.k.shape[-2], device=keys.k.device)
+        first = query // chunk * chunk
+        return (key >= first + chunk) | (key < first - self.options.left)
 
     def _normalise(self, q: Tensor) -> Tensor:
         """Queries (B, H, n, d), divided by their norms where that is asked for."""

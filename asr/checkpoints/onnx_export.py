@@ -93,8 +93,13 @@ def to_onnx(model: Model, recipe: Recipe, waveforms: bool = False) -> bytes:
         waveforms: whether the front end is in the graph.
 
     Raises:
-        UserError: onnx or onnxscript is not installed, or the model is too large for one file.
+        UserError: onnx or onnxscript is not installed, or the model is too large for one file, or of a kind
+            that no graph is made of.
     """
+    if recipe.model.frontend.normalise == "running":
+        raise UserError("ONNX: no graph is made of running features (--frontend.normalise running)")
+    if any(getattr(chosen, "forget", "none") != "none" for chosen in recipe.model.options.values()):
+        raise UserError("ONNX: no graph is made of attention that forgets")
     need("onnx", "onnxscript")
     if 4 * sum(p.numel() for p in model.parameters()) > LARGEST_FILE:
         raise UserError("the model has more than 2 GiB of weights, which one ONNX file cannot hold")

@@ -8,6 +8,7 @@ frames of 40 ms that lie inside the recording, its convolutions are centred on 0
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -81,23 +82,45 @@ def words_on_path(path: CTCPath, tokenizer: Tokenizer, frame_seconds: float, fir
         frame_seconds: that a frame stands for.
         first: number of the path's first frame in the recording.
     """
-    pieces, starts, ends, best = collapse(path)
-    groups: list[list[int]] = []  # numbers of each word's pieces
-    apart = True  # whether the next piece begins a word whatever it is
-    for number, piece in enumerate(pieces.tolist()):
-        mark, unknown = tokenizer.piece(piece), piece == tokenizer.unknown
-        if apart or unknown or mark.startswith(SPACE):
-            groups.append([])
-        if mark != SPACE:  # a bare space has no sound, hence no time
-            groups[-1].append(number)
-        apart = unknown
+    return words_of_pieces(*collapse(path), tokenizer, frame_seconds, first)
+
+
+def words_of_pieces(
+    pieces: Sequence[int],
+    starts: Sequence[int],
+    ends: Sequence[int],
+    best: Sequence[float],
+    tokenizer: Tokenizer,
+    frame_seconds: float,
+    first: int = 0,
+) -> list[Word]:
+    """``words_on_path`` from what ``collapse`` gives."""
+    classes = [int(piece) for piece in pieces]
+    bounds = [*word_starts(classes, tokenizer), len(classes)]
+    # A bare space has no sound, hence no time.
+    groups = [
+        [number for number in range(start, end) if tokenizer.piece(classes[number]) != SPACE]
+        for start, end in pairwise(bounds)
+    ]
     return [
         Word(
-            tokenizer.decode(pieces[group].tolist()).strip(),
+            tokenizer.decode([classes[number] for number in group]).strip(),
             round((first + int(starts[group[0]])) * frame_seconds, 3),
             round((first + int(ends[group[-1]])) * frame_seconds, 3),
-            round(float(np.exp(best[group].min())), 3),
+            round(float(np.exp(min(best[number] for number in group))), 3),
         )
         for group in groups
         if group
     ]
+
+
+def word_starts(classes: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """Numbers of the pieces that begin a word."""
+    found: list[int] = []
+    apart = True  # whether the next piece begins a word whatever it is
+    for number, piece in enumerate(classes):
+        unknown = piece == tokenizer.unknown
+        if apart or unknown or tokenizer.piece(piece).startswith(SPACE):
+            found.append(number)
+        apart = unknown
+    return found

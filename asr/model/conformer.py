@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.attention import ATTENTIONS, SelfAttention, parse_attention
+from asr.attention import ATTENTIONS, Frames, SelfAttention, parse_attention
+from asr.attention.base import Past
+from asr.attention.chunks import convolve, last_frames
 from asr.bounds import bounded
 from asr.distributed import moments_over_ranks
 from asr.errors import UserError
@@ -84,6 +86,13 @@ def resolve_size(config: EncoderConfig) -> EncoderConfig:
     return config
 
 
+class BlockPast(NamedTuple):
+    """What a block keeps of the frames that it has seen."""
+
+    attention: Past | None = None
+    convolution: Tensor | None = None  # (B, halo, D), what the depthwise convolution saw of the last frames
+
+
 class Encoder(nn.Module):
     """Features to encoded frames, four or eight times fewer.
 
@@ -122,15 +131,16 @@ class Encoder(nn.Module):
         """One attention layer of each mechanism, by name."""
         return {name: block.attention for name, block in zip(self.names, self.blocks, strict=True)}
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, lengths: Tensor, chunk: int = 0) -> tuple[Tensor, Tensor]:
         """features (B, T, F) and lengths (B,) in frames to (B, N, D) and lengths (B,), N = ceil(T / factor).
 
-        Lengths may stay on the CPU while features are elsewhere, and come back from where they were.
+        Lengths may stay on the CPU while features are elsewhere, and come back from where they were. With a
+        ``chunk``, so many encoded frames see each other and what comes before them, and nothing later.
         """
-        x, _, lengths = self.with_middle(features, lengths)
+        x, _, lengths = self.with_middle(features, lengths, chunk)
         return x, lengths
 
-    def with_middle(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def with_middle(self, features: Tensor, lengths: Tensor, chunk: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """What ``forward`` gives, and between the two the output (B, N, D) of the block in the middle."""
         on_device = lengths.to(features.device, non_blocking=True)  # for masks; the device is not waited for
         x, on_device = self.subsampling(features, on_device)
@@ -138,10 +148,10 @@ class Encoder(nn.Module):
         valid = valid_frames(on_device, x.shape[1])
         half = (len(self.blocks) + 1) // 2
         for block in self.blocks[:half]:
-            x = block(x, valid)
+            x = block(x, valid, chunk)
         middle = x
         for block in self.blocks[half:]:
-            x = block(x, valid)
+            x = block(x, valid, chunk)
         return x, middle, subsampled(lengths, self.subsampling.factor)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
@@ -151,6 +161,7 @@ class Encoder(nn.Module):
         """
         for block in self.blocks:
             block.attention.core = torch.compiler.disable(block.attention.core)
+            block.attention.advance = torch.compiler.disable(block.attention.advance)
             block.compile(dynamic=True, backend=backend)
 
     def attention_core(self, device: torch.device, dtype: torch.dtype = torch.float32) -> str:
@@ -188,7 +199,10 @@ class Subsampling(nn.Module):
         self.project = nn.Linear(channels * subsampled(features, self.factor), dim)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, T, F), lengths (B,) to (B, N, D), lengths (B,)."""
+        """x (B, T, F), lengths (B,) to (B, N, D), lengths (B,).
+
+        Frame n comes of features factor (n - 1) + 1 to factor (n + 1) - 1: none that stand for a later frame.
+        """
         x = x[:, None].contiguous(memory_format=torch.channels_last)
         for convolution in (self.first, self.second, *([self.third] if self.factor == 8 else [])):
             # The frame after an utterance's last must be zero, as if the batch ended there.
@@ -222,21 +236,34 @@ class ConformerBlock(nn.Module):
         self.feed_forward2 = FeedForward(dim, config.expansion, config.dropout)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor, chunk: int = 0) -> Tensor:
         """x (B, N, D), valid (B, N) to (B, N, D)."""
         x = self.before_attention(x)
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x), valid))
-        return self.after_attention(x, valid)
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), valid, chunk))
+        return self.after_attention(x, valid, chunk)
+
+    def advance(self, x: Tensor, frames: Frames, past: BlockPast) -> tuple[Tensor, BlockPast]:
+        """Frames x (B, N, D) that go on after earlier ones to (B, N, D), and what the next call wants.
+
+        In evaluation mode; ``frames`` have a chunk, and all of them are valid.
+        """
+        x = self.before_attention(x)
+        y, attention = self.attention.advance(self.attention_norm(x), frames, past.attention)
+        x = x + y
+        y, convolution = self.convolution.advance(x, frames, past.convolution)
+        return self.after_convolution(x + y), BlockPast(attention, convolution)
 
     def before_attention(self, x: Tensor) -> Tensor:
         """The first half feed-forward; every frame by itself."""
         return x + 0.5 * self.feed_forward1(x)
 
-    def after_attention(self, x: Tensor, valid: Tensor) -> Tensor:
+    def after_attention(self, x: Tensor, valid: Tensor, chunk: int = 0) -> Tensor:
         """Convolution and second half feed-forward; a frame sees ``convolution.halo`` on either side."""
-        x = x + self.convolution(x, valid)
-        x = x + 0.5 * self.feed_forward2(x)
-        return self.norm(x)
+        return self.after_convolution(x + self.convolution(x, valid, chunk))
+
+    def after_convolution(self, x: Tensor) -> Tensor:
+        """The second half feed-forward and the last norm; every frame by itself."""
+        return self.norm(x + 0.5 * self.feed_forward2(x))
 
 
 class FeedForward(nn.Sequential):
@@ -272,13 +299,22 @@ class Convolution(nn.Module):
         """Frames on either side that a frame sees."""
         return self.depthwise.kernel_size[0] // 2
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor, chunk: int = 0) -> Tensor:
         """x (B, N, D), valid (B, N) to (B, N, D)."""
-        x = F.glu(self.expand(self.norm(x)), dim=-1)
-        x = x * valid[..., None]  # padding must look like the zeros beyond an utterance's ends
-        x = self.depthwise(x.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
-        x = F.silu(self.batch_norm(x, valid))
-        return self.dropout(self.contract(x))
+        return self._after(convolve(self.depthwise, self._before(x, valid), chunk), valid)
+
+    def advance(self, x: Tensor, frames: Frames, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x (B, N, D) to (B, N, D); ``before`` and the second result: see ``BlockPast``."""
+        inner = self._before(x, frames.valid)
+        y = self._after(convolve(self.depthwise, inner, frames.chunk, before), frames.valid)
+        return y, last_frames(inner, self.halo, before)
+
+    def _before(self, x: Tensor, valid: Tensor) -> Tensor:
+        # Padding must look like the zeros beyond an utterance's ends.
+        return F.glu(self.expand(self.norm(x)), dim=-1) * valid[..., None]
+
+    def _after(self, x: Tensor, valid: Tensor) -> Tensor:
+        return self.dropout(self.contract(F.silu(self.batch_norm(x, valid))))
 
 
 class MaskedBatchNorm(nn.Module):

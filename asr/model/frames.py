@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from asr.errors import UserError
+
 SAMPLE_RATE = 16_000
 HOP, WINDOW, FFT = 160, 400, 512  # samples: 10 ms, 25 ms, 32 ms
 
@@ -41,6 +43,16 @@ class Framing:
     def seconds(self) -> float:
         """That an encoded frame stands for."""
         return self.factor * HOP / SAMPLE_RATE
+
+    def frames_in(self, seconds: float) -> int:
+        """Encoded frames of a chunk of so many seconds; raises UserError where that is no whole number."""
+        frames = round(seconds / self.seconds)
+        if frames < 1 or abs(frames * self.seconds - seconds) > 1e-6:
+            raise UserError(
+                f"chunks of {1000 * seconds:g} ms: must be a multiple of this model's frames of "
+                f"{1000 * self.seconds:g} ms"
+            )
+        return frames
 
     def features(self, samples):
         """Number of 10 ms frames in so many samples, at least 1. int or Tensor."""

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from asr.bounds import bounded
 from asr.model.frames import FFT, HOP, SAMPLE_RATE, WINDOW, Edges, Framing, valid_frames
-
-# Nats. Above a recording's bandwidth a bin hardly moves: do not blow its noise up.
-SMALLEST_DEVIATION = 0.5
+from asr.model.running import SMALLEST_DEVIATION, SMALLEST_ENERGY, RunningNorm
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,9 @@ class FrontendConfig:
 
     Args:
         kind: htk (our own) or nemo (those of NVIDIA NeMo's models: pre-emphasis, Slaney's mel scale).
+        normalise: what mean and deviation of each mel bin are taken over: utterance, or running (what has
+            been heard so far, after a little of the training data; for streams, and only with kind htk).
+        half_life: with running, seconds after which what was heard weighs half; 0: it always weighs the same.
         edges: of kind nemo, how the ends of an utterance are framed: new (NeMo 2.5 and later) or old.
         mels: number of mel bins.
         f_max: top of the highest mel bin in Hz. Lower it where recordings differ in bandwidth.
@@ -34,6 +35,8 @@ class FrontendConfig:
 
     kind: Literal["htk", "nemo"] = "htk"
     edges: Literal["new", "old"] = "new"
+    normalise: Literal["utterance", "running"] = "utterance"
+    half_life: float = bounded(0.0, 0, 1e6)
     mels: int = bounded(80, 1, 1024)
     f_max: float = bounded(8000.0, 1, SAMPLE_RATE / 2)
     frequency_masks: int = bounded(2, 0, 1000)
@@ -49,7 +52,7 @@ class FrontendConfig:
 
 
 class Frontend(nn.Module):
-    """Waveforms to log-mel, each mel bin normalised to mean 0 and deviation 1 over its utterance.
+    """Waveforms to log-mel, each mel bin normalised to mean 0 and deviation 1.
 
     Augments in training mode only. Every frame lies inside its utterance, so that padding cannot
     reach it. Other kinds override ``MEL`` and the four steps from ``prepare`` to ``divisor``.
@@ -61,6 +64,8 @@ class Frontend(nn.Module):
         super().__init__()
         self.config = config
         self.framing = Framing(config.framing_edges)
+        if config.normalise == "running":
+            self.running = RunningNorm(config.mels, config.half_life)
         self.mel = torchaudio.transforms.MelSpectrogram(
             SAMPLE_RATE, FFT, WINDOW, HOP, f_max=config.f_max, n_mels=config.mels, center=False, **self.MEL
         )
@@ -118,14 +123,16 @@ class Frontend(nn.Module):
 
     def log(self, mel: Tensor) -> Tensor:
         """Logarithm of energies that may be 0."""
-        return mel.clamp(min=1e-8).log()
+        return mel.clamp(min=SMALLEST_ENERGY).log()
 
     def divisor(self, squares: Tensor, count) -> Tensor:
         """What to divide a bin by, whose ``count`` values have this sum of squares about their mean."""
         return (squares / count).sqrt().clamp(min=SMALLEST_DEVIATION)
 
     def normalise(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Mean 0 and deviation 1 per utterance and mel bin; zero on padding. x (B, T, F), valid (B, T)."""
+        """Mean 0 and deviation 1 per mel bin; zero on padding. x (B, T, F), valid (B, T)."""
+        if self.config.normalise == "running":
+            return self.running(x, valid)[0]
         keep = valid[..., None]
         count = keep.sum(1, keepdim=True).clamp(min=1)
         # In fp64, as rounding would be all that is left of a bin that stands still.

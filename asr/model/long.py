@@ -10,6 +10,7 @@ samples (230 MB as fp32) unless they come in parts.
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -52,6 +53,13 @@ def long_log_probs(
 def long_features(frontend: Frontend, waveform: Tensor | Iterable[Tensor], chunk: int) -> Tensor:
     """Normalised log-mel features (T, F) of a waveform (S,) or its parts, ``chunk`` frames at a time."""
     features = long_log_mel(frontend, waveform, chunk)
+    if frontend.config.normalise == "running":
+        heard = None
+        for start, end in _spans(len(features), chunk):
+            part = features[None, start:end]
+            found, heard = frontend.running(part, part.new_ones(part.shape[:2], dtype=torch.bool), heard)
+            features[start:end] = found[0]
+        return features
     total = len(features)
     # Sums of a million frames are exact to fp32 only in fp64.
     mean = torch.zeros(frontend.config.mels, dtype=torch.float64, device=features.device)
@@ -120,7 +128,6 @@ def _encode(encoder: Encoder, features: Tensor, chunk: int, show: str) -> Tensor
         spare = torch.empty_like(x)
         for block in encoder.blocks:
             _pass_block(block, x, spare, spans, advance)
-            x, spare = spare, x
     return x
 
 
@@ -148,8 +155,8 @@ def _subsample(subsampling: Subsampling, features: Tensor, dim: int, spans, adva
     return x
 
 
-def _pass_block(block: ConformerBlock, x: Tensor, out: Tensor, spans, advance: Advance) -> None:
-    """One block from x (N, D), which is overwritten, to out (N, D)."""
+def _pass_block(block: ConformerBlock, x: Tensor, spare: Tensor, spans, advance: Advance) -> None:
+    """One block, x (N, D) to x; ``spare`` (N, D) is overwritten too."""
     attention, n = block.attention, len(x)
     token = torch.zeros(1, x.shape[1], dtype=torch.float64, device=x.device)
     summary = None
@@ -163,19 +170,24 @@ def _pass_block(block: ConformerBlock, x: Tensor, out: Tensor, spans, advance: A
             projected = attention.project(block.attention_norm(x[None, start:end]), frames)
             q, k, v = (at_least_fp32(y) for y in projected[1:])
             parts.append(attention.summarise(q, k, v, frames, summary))
-        summary = attention.combine(parts)
-    del parts
-    for start, end in spans:
-        # Attention must be right on the convolution's halo too, for which it needs its own around that.
-        left, right = max(0, start - block.convolution.halo), min(n, end + block.convolution.halo)
-        first, last = max(0, left - attention.halo), min(n, right + attention.halo)
+        if number < attention.PASSES - 1:
+            summary = attention.combine(parts)
+    for (start, end), known in zip(spans, attention.spread(parts), strict=True):
+        first, last = max(0, start - attention.halo), min(n, end + attention.halo)
         frames = _frames(first, last, x)
         projected = attention.project(block.attention_norm(x[None, first:last]), frames)
-        y = attention.attend(at_least_fp32(projected.q), summary, frames)
+        own = slice(start - first, end - first)
+        q, k, v = (at_least_fp32(y[:, :, own]) for y in projected[1:])
+        y = attention.answer(q, k, v, known, _frames(start, end, x))
+        # On the halo only the values are wanted.
+        y = F.pad(y, (0, 0, start - first, last - end))
         y = attention.finish(projected, y, token.to(x.dtype), frames)
-        y = (x[None, first:last] + y)[:, left - first : right - first]
-        y = block.after_attention(y, _frames(left, right, x).valid)
-        out[start:end] = y[0, start - left : end - left]
+        spare[start:end] = x[start:end] + y[0, own]
+    del parts, known
+    for start, end in spans:
+        left, right = max(0, start - block.convolution.halo), min(n, end + block.convolution.halo)
+        y = block.after_attention(spare[None, left:right], _frames(left, right, x).valid)
+        x[start:end] = y[0, start - left : end - left]
         advance(end - start)
 
 

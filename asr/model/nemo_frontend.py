@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from asr.errors import UserError
 from asr.model.frames import valid_frames
 from asr.model.frontend import Frontend, FrontendConfig
 
@@ -74,7 +75,17 @@ class NemoFrontend(Frontend):
 
 
 def make_frontend(config: FrontendConfig) -> Frontend:
-    """The front end of a kind."""
+    """The front end of a kind.
+
+    Raises:
+        UserError: it cannot normalise as it is told.
+    """
+    if config.kind == "nemo" and config.normalise == "running":
+        raise UserError(
+            "--frontend.normalise running: wants --frontend.kind htk; NeMo's models take the utterance's mean"
+        )
+    if config.half_life and config.normalise != "running":
+        raise UserError(f"--frontend.half_life {config.half_life:g}: wants --frontend.normalise running")
     return {"htk": Frontend, "nemo": NemoFrontend}[config.kind](config)
 
 

@@ -77,6 +77,9 @@ class TrainingConfig:
             gain most).
         consistency: weight of the consistency between two SpecAugment views of each batch (CR-CTC,
             0.2 in its paper); 0 for none. A step then passes the batch twice.
+        chunks: for streams: chunks in encoded frames, one of which is drawn for a batch: [4,8,16,32], say. A
+            frame then sees its chunk and what comes before it. []: every batch has the full context.
+        chunk_share: of the batches that go in chunks; the others have the full context.
         intermediate: weight of a second CTC loss, on the middle block (0.3 in its paper); 0 for none.
         skip_limit: the run ends after so many steps in a row whose gradient is not finite; such steps
             are skipped and listed in skipped.jsonl.
@@ -113,6 +116,8 @@ class TrainingConfig:
     distil_masks: Literal["student", "both"] = "student"
     distil_start: Literal["weights", "nearest"] = "weights"
     consistency: float = 0.0
+    chunks: list[int] = field(default_factory=list)
+    chunk_share: float = 0.5
     intermediate: float = 0.0
     skip_limit: int = 20
     validate_every: int = 2_000
@@ -292,6 +297,8 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.distil_encoder": 0 <= training.distil_encoder < math.inf,
         "--training.distil_attention": 0 <= training.distil_attention < math.inf,
         "--training.consistency": 0 <= training.consistency < math.inf,
+        "--training.chunks": all(chunk > 0 for chunk in training.chunks),
+        "--training.chunk_share": 0 < training.chunk_share <= 1,
         "--training.intermediate": 0 <= training.intermediate < 1,
         "--training.skip_limit": training.skip_limit > 0,
         "--training.validate_every": training.validate_every > 0,
@@ -325,6 +332,11 @@ def _check_losses(training: TrainingConfig) -> None:
         )
     if not training.ctc and not training.distils:
         raise UserError("--training.ctc 0: nothing is left to learn from; --training.teacher gives something")
+    if training.chunks and training.distil_attention:
+        raise UserError(
+            f"--training.chunks {training.chunks}: --training.distil_attention has the full context; train "
+            "the attention first, then the whole model in chunks"
+        )
     for name in ("intermediate", "consistency"):
         if getattr(training, name) and not training.ctc:
             raise UserError(f"--training.{name} {getattr(training, name)}: wants --training.ctc, which is 0")

@@ -19,6 +19,7 @@ from asr.training.dry_run import dry_run
 from asr.training.failing import EndTogether, explained
 from asr.training.record import RunRecord, remove_leftovers
 from asr.training.resuming import Before, check_data, check_teacher, find_before
+from asr.training.streaming import check_chunks, set_prior
 from asr.training.task import TrainingTask
 from asr.training.termination import STATUS, SaveOnTermination
 from asr.training.trainer import make_trainer, quieten_lightning, where
@@ -42,8 +43,13 @@ def train(config: Config) -> None:
     before = find_before(config, tokenizer)
     data = TrainingData(config, tokenizer)
     task = TrainingTask(config, tokenizer)
+    check_chunks(task.model, config.training)
     task.digests = data.digests
     task.teacher = load_teacher(config.training, config.model, tokenizer)
+    if config.model.frontend.normalise == "running" and not before:
+        found = set_prior(task.model, data.train, tokenizer)  # which --init replaces, where it has one
+        if rank_zero_only.rank == 0:
+            print(found)
     if before:
         check_data(before, config, data)
         check_teacher(before, config, task.teacher)

@@ -23,6 +23,7 @@ from asr.scoring.errors import word_errors
 from asr.training.config import Config, TrainingConfig
 from asr.training.distillation import Output, Teacher, distillation_losses
 from asr.training.skipping import REPORT_EVERY, SkippedSteps
+from asr.training.streaming import draw_chunk, validation_chunk
 
 
 class TrainingTask(L.LightningModule):
@@ -85,7 +86,8 @@ class TrainingTask(L.LightningModule):
             take_from_first(self.model.buffers())
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        log_probs, lengths = self.model(batch.waveforms, batch.lengths)
+        chunk = validation_chunk(self.config.training)
+        log_probs, lengths = self.model(batch.waveforms, batch.lengths, chunk)
         losses = self.model.head.loss(log_probs, lengths, batch.targets, batch.target_lengths)
         # An utterance with more pieces than frames has no CTC path; dev is not filtered.
         able = losses.isfinite()
@@ -184,7 +186,7 @@ def training_loss(
     features, lengths = model.frontend.masked(*clean, views)
     output, sums = None, {}  # of each utterance's losses, over its pieces or frames
     if config.uses_encoder:
-        x, middle, encoded_lengths = model.encoder.with_middle(features, lengths)
+        x, middle, encoded_lengths = model.encoder.with_middle(features, lengths, draw_chunk(config))
         valid = valid_frames(encoded_lengths.to(x.device, non_blocking=True), x.shape[1])
         output = Output(model.head(x) if config.uses_head else None, x, valid)
     if config.ctc:

@@ -1,7 +1,7 @@
 """float64 references, written from the papers' equations for one utterance without padding.
 
-Each takes q, k (H, N, d) and the module (for its options and learnt parameters), and returns the weights
-(H, N, N). They form every pair of frames and share no code with asr.attention.
+Each takes q, k (H, N, d), the module (for its options and learnt parameters) and a chunk (0 for none), and
+returns the weights (H, N, N). They form every pair of frames and share no code with asr.attention.
 """
 
 import math
@@ -19,7 +19,19 @@ def rotary_by_complex_numbers(x: Tensor) -> Tensor:
     return torch.view_as_real(pairs * turn).flatten(-2)
 
 
-def softmax_weights(q: Tensor, k: Tensor, module) -> Tensor:
+def importance(n: int, module, chunk: int) -> Tensor:
+    """What frame j weighs for query i, by an explicit mask: (H, N, N). 2^(-|i - j| / h), where i sees j."""
+    found = torch.zeros(module.heads, n, n, dtype=torch.float64)
+    forgets = getattr(module.options, "forget", "none") != "none"
+    for head in range(module.heads):
+        half_life = module.log_half_life[head].exp().item() if forgets else math.inf
+        for i in range(n):
+            for j in range(n if not chunk else min(n, (i // chunk + 1) * chunk)):
+                found[head, i, j] = 2 ** (-abs(i - j) / half_life)
+    return found
+
+
+def softmax_weights(q: Tensor, k: Tensor, module, chunk: int = 0) -> Tensor:
     """Attention Is All You Need, Eq. 1; Transformer-XL's scores (arXiv 1901.02860, 3.3)."""
     h, n, d = q.shape
     if module.options.unit_query:
@@ -37,6 +49,10 @@ def softmax_weights(q: Tensor, k: Tensor, module) -> Tensor:
                     scores[head, i, j] = content + (q[head, i] + module.offset_bias[head, 0]) @ r
             else:
                 scores[:, i, j] = (q[:, i] * k[:, j]).sum(-1)
+    for i in range(n if chunk else 0):
+        start = i // chunk * chunk
+        scores[:, i, start + chunk :] = -math.inf
+        scores[:, i, : max(0, start - module.options.left)] = -math.inf
     return torch.softmax(scores / math.sqrt(d), dim=-1)
 
 
@@ -61,42 +77,46 @@ def turned(x: Tensor, module) -> Tensor:
     return rotary_by_complex_numbers(x) if module.positions == "rotary" else x
 
 
-def centred(phi_q: Tensor, phi_k: Tensor, rq: Tensor, rk: Tensor, gain, share, d: int) -> Tensor:
-    """docs/attention.md's y_i = share(m_i) vbar + gain(m_i) t_i, as weights on v."""
-    n, s = phi_q.shape[-2], d**-0.5
-    kbar = phi_k.mean(-2, keepdim=True)
-    m = s * (phi_q @ kbar.transpose(-2, -1))
+def centred(phi_q: Tensor, phi_k: Tensor, rq: Tensor, rk: Tensor, gain, share, d: int, w: Tensor) -> Tensor:
+    """docs/attention.md's y_i = share(m_i) vbar_i + gain(m_i) t_i, as weights on v; w as ``importance``."""
+    s, total = d**-0.5, w.sum(-1, keepdim=True)
+    kbar = w @ phi_k / total  # of each query
+    m = s * (phi_q * kbar).sum(-1, keepdim=True)
     if rq is not phi_q:  # rotary positions: m is held above a hundredth of its bound
         m = torch.maximum(m, 0.01 * s * phi_q.norm(dim=-1, keepdim=True) * kbar.norm(dim=-1, keepdim=True))
-    pairs = s * rq @ (rk - rk.mean(-2, keepdim=True)).transpose(-2, -1) / n
-    # t_i = sum_j pairs_ij (v_j - vbar); the rows of pairs sum to zero, so vbar drops out of it.
-    return share(m) / n + gain(m) * pairs
+    about = rk[:, None] - (w @ rk / total)[:, :, None]  # (H, N, N, f): key j about the mean of query i
+    pairs = s * torch.einsum("hif,hijf->hij", rq, about) * w / total
+    # t_i = sum_j pairs_ij (v_j - vbar_i); the rows of pairs sum to zero, so vbar_i drops out of it.
+    return share(m) * w / total + gain(m) * pairs
 
 
-def normalised(phi_q: Tensor, phi_k: Tensor, rq: Tensor, rk: Tensor, d: int) -> Tensor:
+def normalised(phi_q: Tensor, phi_k: Tensor, rq: Tensor, rk: Tensor, d: int, w: Tensor) -> Tensor:
     """phi(q_i) . phi(k_j) over its sum; centred with rotary positions; even as m falls below 1e-12."""
 
     def gain(m: Tensor) -> Tensor:
         return 1 / m.clamp(min=1e-12)
 
-    centred_weights = centred(phi_q, phi_k, rq, rk, gain, torch.ones_like, d)
+    centred_weights = centred(phi_q, phi_k, rq, rk, gain, torch.ones_like, d, w)
     if rq is not phi_q:
         return centred_weights
-    product = phi_q @ phi_k.transpose(-2, -1)
+    product = w * (phi_q @ phi_k.transpose(-2, -1))
     total = product.sum(-1, keepdim=True)
-    ordinary = total > 1e-12 * product.shape[-1] * d**0.5
+    ordinary = total > 1e-12 * w.sum(-1, keepdim=True) * d**0.5
     return torch.where(ordinary, product / total.clamp(min=1e-300), centred_weights)
 
 
-def linear_weights(q: Tensor, k: Tensor, module) -> Tensor:
+def linear_weights(q: Tensor, k: Tensor, module, chunk: int = 0) -> Tensor:
     """MALA paper Eq. 2."""
     phi_q, phi_k = phi(q), phi(k)
-    return normalised(phi_q, phi_k, turned(phi_q, module), turned(phi_k, module), q.shape[-1])
+    w = importance(q.shape[-2], module, chunk)
+    return normalised(phi_q, phi_k, turned(phi_q, module), turned(phi_k, module), q.shape[-1], w)
 
 
-def mala_weights(q: Tensor, k: Tensor, module) -> Tensor:
+def mala_weights(q: Tensor, k: Tensor, module, chunk: int = 0) -> Tensor:
     """MALA paper Eq. 8-13: beta phi(q) . phi(k_j) - gamma; docs/attention.md has the three forms."""
-    n, d = q.shape[-2:]
+    d = q.shape[-1]
+    w = importance(q.shape[-2], module, chunk)
+    n = w.sum(-1, keepdim=True)
     options, rotary = module.options, module.positions == "rotary"
     phi_q, phi_k = phi(q, options.kernel), phi(k, options.kernel)
 
@@ -117,26 +137,28 @@ def mala_weights(q: Tensor, k: Tensor, module) -> Tensor:
         return beta(total) * total - gamma_times_n(total)
 
     if options.form == "centred" and rotary:
-        return centred(phi_q, phi_k, turned(phi_q, module), turned(phi_k, module), beta, share, d)
+        return centred(phi_q, phi_k, turned(phi_q, module), turned(phi_k, module), beta, share, d, w)
     # The authors' code scales the product by s / n; the paper's equations do not.
     factor = 1.0 if options.form == "eq13" else d**-0.5 / n
-    total = factor * (phi_q @ phi_k.transpose(-2, -1)).sum(-1, keepdim=True)
-    product = factor * turned(phi_q, module) @ turned(phi_k, module).transpose(-2, -1)
-    weights = beta(total) * product - gamma_times_n(total) / n
+    total = factor * (w * (phi_q @ phi_k.transpose(-2, -1))).sum(-1, keepdim=True)
+    product = factor * (turned(phi_q, module) @ turned(phi_k, module).transpose(-2, -1))
+    weights = w * (beta(total) * product - gamma_times_n(total) / n)
     # A query that no key answers (relu): beta S is 0 / 0, for which the centred form has the limit 1.
     empty = (total <= 0) & (options.form == "centred") & (options.terms == "both")
-    return torch.where(empty, torch.full_like(weights, 1 / n), weights)
+    return torch.where(empty, w / n, weights)
 
 
-def inline_weights(q: Tensor, k: Tensor, module) -> Tensor:
+def inline_weights(q: Tensor, k: Tensor, module, chunk: int = 0) -> Tensor:
     """InLine Eq. 5: the product less its mean over keys, plus 1 / N."""
-    n, d = q.shape[-2:]
+    d = q.shape[-1]
+    w = importance(q.shape[-2], module, chunk)
+    n = w.sum(-1, keepdim=True)
     phi_q, phi_k = phi(q, module.options.kernel), phi(k, module.options.kernel)
-    product = d**-0.5 / n * turned(phi_q, module) @ turned(phi_k, module).transpose(-2, -1)
-    return product - product.mean(-1, keepdim=True) + 1 / n
+    product = d**-0.5 / n * (turned(phi_q, module) @ turned(phi_k, module).transpose(-2, -1))
+    return w * (product - (w * product).sum(-1, keepdim=True) / n + 1 / n)
 
 
-def nala_weights(q: Tensor, k: Tensor, module) -> Tensor:
+def nala_weights(q: Tensor, k: Tensor, module, chunk: int = 0) -> Tensor:
     """NaLaFormer: u^p with p = 3 (0.5 + tanh |q|), keys cubed, both split by sign."""
 
     def halves(x: Tensor, power) -> list[Tensor]:
@@ -148,10 +170,10 @@ def nala_weights(q: Tensor, k: Tensor, module) -> Tensor:
     rk = torch.cat([turned(half, module) for half in k_halves], -1)
     phi_q, phi_k = torch.cat(q_halves, -1), torch.cat(k_halves, -1)
     placed = (rq, rk) if module.positions == "rotary" else (phi_q, phi_k)
-    return normalised(phi_q, phi_k, *placed, q.shape[-1])
+    return normalised(phi_q, phi_k, *placed, q.shape[-1], importance(q.shape[-2], module, chunk))
 
 
-def focused_weights(q: Tensor, k: Tensor, module) -> Tensor:
+def focused_weights(q: Tensor, k: Tensor, module, chunk: int = 0) -> Tensor:
     """FLatten: |x| x^3 / |x^3| of relu(x), each channel divided by a learnt scale."""
 
     def focus(x: Tensor) -> Tensor:
@@ -159,23 +181,26 @@ def focused_weights(q: Tensor, k: Tensor, module) -> Tensor:
         return x**3 * (x.square().sum(-1, keepdim=True) / (x**6).sum(-1, keepdim=True)).sqrt()
 
     phi_q, phi_k = focus(q), focus(k)
-    return normalised(phi_q, phi_k, turned(phi_q, module), turned(phi_k, module), q.shape[-1])
+    w = importance(q.shape[-2], module, chunk)
+    return normalised(phi_q, phi_k, turned(phi_q, module), turned(phi_k, module), q.shape[-1], w)
 
 
-def efficient_weights(q: Tensor, k: Tensor, module) -> Tensor:
+def efficient_weights(q: Tensor, k: Tensor, module, chunk: int = 0) -> Tensor:
     """Efficient attention: queries normalised over channels, keys over frames."""
     q_share = q.exp() / q.exp().sum(-1, keepdim=True)
-    k_share = k.exp() / k.exp().sum(-2, keepdim=True)
-    return q_share @ k_share.transpose(-2, -1)
+    w = importance(q.shape[-2], module, chunk)[:, :, :, None]  # (H, N, N, 1)
+    k_share = w * k.exp()[:, None] / (w * k.exp()[:, None]).sum(-2, keepdim=True)
+    return torch.einsum("hid,hijd->hij", q_share, k_share)
 
 
 def cosformer_weights(q: Tensor, k: Tensor, module) -> Tensor:
     """cosFormer: relu products times cos(pi (i - j) / 2N), over their sum."""
     n = q.shape[-2]
+    w = importance(n, module, 0)
     offset = (torch.arange(n)[:, None] - torch.arange(n)).double()
-    product = q.clamp(min=0) @ k.clamp(min=0).transpose(-2, -1) * torch.cos(math.pi * offset / (2 * n))
+    product = w * (q.clamp(min=0) @ k.clamp(min=0).transpose(-2, -1)) * torch.cos(math.pi * offset / (2 * n))
     total = product.sum(-1, keepdim=True)
-    return torch.where(total > 0, product / total.clamp(min=1e-300), torch.full_like(product, 1 / n))
+    return torch.where(total > 0, product / total.clamp(min=1e-300), w / w.sum(-1, keepdim=True))
 
 
 def agent_weights(q: Tensor, k: Tensor, module) -> Tensor:

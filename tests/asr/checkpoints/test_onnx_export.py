@@ -175,3 +175,16 @@ def test_bad_input_is_one_line(checkpoint, tmp_path):
     with pytest.raises(UserError, match="a folder; name a file in it"):
         main([str(checkpoint), "--out", str(tmp_path)])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frontend": FrontendConfig(normalise="running")}, "no graph is made of running features"),
+        ({"options": {"mala": MalaOptions(forget="fixed")}}, "no graph is made of attention that forgets"),
+    ],
+)
+def test_what_no_graph_is_made_of_is_refused(options, message):
+    config = ModelConfig("mala", encoder=EncoderConfig(dim=16, layers=1, heads=2), **options)
+    with pytest.raises(UserError, match=message):
+        to_onnx(Model(config, TOKENIZER.pieces), Recipe(config, TOKENIZER))
