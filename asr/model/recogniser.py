@@ -1,4 +1,4 @@
-"""The whole recogniser: waveforms and lengths in, log-probabilities out."""
+"""The whole recogniser: waveforms and lengths in, encoded frames or log-probabilities out."""
 
 from torch import Tensor, nn
 
@@ -6,15 +6,23 @@ from asr.model.config import ModelConfig
 from asr.model.conformer import Encoder
 from asr.model.ctc import CTCHead
 from asr.model.nemo_frontend import make_frontend
+from asr.model.transducer import Transducer
 
 
 class Model(nn.Module):
-    """Frontend, Conformer encoder, CTC head.
+    """Frontend, Conformer encoder, and what reads it: a CTC head, a transducer, or both.
 
     Args:
         config: what to build.
-        pieces: the tokenizer's vocabulary size; the head has one class more, the blank.
+        pieces: the tokenizer's vocabulary size; the heads have one class more, the blank.
+
+    Attributes:
+        head: CTC's; None where there is none.
+        transducer: None where there is none.
     """
+
+    head: CTCHead | None
+    transducer: Transducer | None
 
     def __init__(self, config: ModelConfig, pieces: int) -> None:
         super().__init__()
@@ -27,14 +35,33 @@ class Model(nn.Module):
             config.positions,
             config.options,
         )
-        self.head = CTCHead(self.encoder.dim, pieces)
+        self.head = self.transducer = None
+        for name, head in make_heads(config, self.encoder.dim, pieces).items():
+            setattr(self, name, head)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """waveforms (B, S), lengths (B,) in samples to (B, N, classes) fp32 and lengths (B,).
+        """waveforms (B, S), lengths (B,) in samples to CTC's (B, N, classes) fp32 and lengths (B,).
+
+        As ``encode``; for models with a CTC head.
+        """
+        x, lengths = self.encode(waveforms, lengths)
+        return self.head(x), lengths
+
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """waveforms (B, S), lengths (B,) in samples to encoded frames (B, N, D) and lengths (B,).
 
         One frame stands for ``framing.seconds``. Frames beyond an utterance's length mean nothing. Lengths
         may stay on the CPU while waveforms are elsewhere, and come back from where they were.
         """
         features, lengths = self.frontend(waveforms, lengths)
-        x, lengths = self.encoder(features, lengths)
-        return self.head(x), lengths
+        return self.encoder(features, lengths)
+
+
+def make_heads(config: ModelConfig, dim: int, pieces: int) -> dict[str, nn.Module]:
+    """What reads the encoder, of dimension ``dim``, by its name in ``Model``."""
+    heads: dict[str, nn.Module] = {}
+    if "ctc" in config.heads:
+        heads["head"] = CTCHead(dim, pieces)
+    if "transducer" in config.heads:
+        heads["transducer"] = Transducer(dim, pieces, config.transducer)
+    return heads

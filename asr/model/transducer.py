@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from asr.attention.base import at_least_fp32
 from asr.bounds import bounded
 from asr.model.ctc import BLANK
 
@@ -90,8 +91,7 @@ class Transducer(nn.Module):
         return torch.cat(blank, 1), torch.cat(piece, 1)
 
     def _choices(self, encoded: Tensor, predicted: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.joint(encoded[:, :, None], predicted[:, None])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = at_least_fp32(self.joint(encoded[:, :, None], predicted[:, None]))
         total = logits.logsumexp(-1)
         after = logits[:, :, :-1]  # every piece but the last, a next one comes
         next_piece = targets[:, None, :, None].expand(*after.shape[:-1], 1)

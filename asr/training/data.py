@@ -15,7 +15,7 @@ class TrainingData:
 
     Args:
         config: of the run.
-        tokenizer: decides, with the frames that CTC needs, what can be trained on.
+        tokenizer: decides, with the frames that CTC needs if there is CTC, what can be trained on.
 
     Attributes:
         train, dev: utterances to train and to validate on.
@@ -28,7 +28,7 @@ class TrainingData:
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config = config.data
-        if config.training.ctc and not tokenizer.spells:
+        if config.training.uses_transcripts and not tokenizer.spells:
             raise UserError(
                 f"--data.tokenizer {config.data.tokenizer}: imported without what says how to spell words; "
                 "import the model again with --tokenizer, from its .nemo file, or train without transcripts "
@@ -42,7 +42,8 @@ class TrainingData:
             config.model.framing,
             config.data.max_seconds,
             fastest=max(config.model.frontend.speeds),
-            transcripts=config.training.ctc > 0,
+            transcripts=config.training.uses_transcripts,
+            frames_for_pieces=config.training.ctc > 0,
         )
         if not self.train:
             raise UserError(f"--data.folder {config.data.folder}: no utterance can be trained on")
@@ -50,7 +51,9 @@ class TrainingData:
         if not any(utterance.text.strip() for utterance in self.dev):
             raise UserError(f"--data.dev {config.data.dev}: no utterance has a word to validate on")
         framing = config.model.framing
-        self.lost = sum(frames_lacking(tokenizer.encode(u.text), u.duration, framing) > 0 for u in self.dev)
+        self.lost = 0
+        if "ctc" in config.model.heads:
+            self.lost = sum(frames_lacking(tokenizer.encode(u.text), u.duration, framing) > 0 for u in self.dev)
 
     @property
     def durations(self) -> list[float]:
