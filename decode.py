@@ -32,7 +32,7 @@ from asr.checkpoints.checkpoint import Recipe, check_tokenizer, load_model
 from asr.data.manifest import Utterance, read_manifest
 from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, MOST_BEAM
-from asr.decoding.posteriors import Posteriors, compute_posteriors, pool_posteriors
+from asr.decoding.posteriors import Posteriors, compute_encoded, compute_posteriors, pool_posteriors
 from asr.decoding.transcription import (
     FORMATS,
     SEGMENTS,
@@ -40,6 +40,7 @@ from asr.decoding.transcription import (
     GreedyDecoder,
     LMDecoder,
     Output,
+    TransducerDecoder,
     run,
 )
 from asr.decoding.tuning import UNTUNED, Surface, at_bounds, check_dev, format_surface, tune
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     if args.tokenizer:
         check_tokenizer(args.checkpoint, recipe, Tokenizer.load(args.tokenizer))
+    args.head = choose_head(args, recipe)
     set_mode(args.kernels)
     model.to(device)
     try:
@@ -81,10 +83,28 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def choose_head(args: argparse.Namespace, recipe: Recipe) -> str:
+    """The head to decode with; raises UserError where it is not there, or cannot do what is asked for."""
+    heads = recipe.model.heads
+    head = args.head or heads[0]
+    if head not in heads:
+        raise UserError(f"--head {head}: {args.checkpoint} has none; its head is {recipe.model.head}")
+    if args.lm and head == "transducer":
+        advice = "--head ctc has one" if "ctc" in heads else "leave --lm out"
+        raise UserError(f"--lm {args.lm}: there is no beam search for transducers yet; {advice}")
+    return head
+
+
 def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     """Decode splits, print the table, write the results."""
     # Not above: transcribing need not wait for them, nor for matplotlib.
-    from asr.decoding.evaluation import decode_beam, decode_greedy, format_table, write_results
+    from asr.decoding.evaluation import (
+        decode_beam,
+        decode_greedy,
+        decode_transducer,
+        format_table,
+        write_results,
+    )
     from asr.scoring.report.write import report_on
 
     tuned_on = _dev_splits(args) if args.lm and not args.weights else []
@@ -93,35 +113,40 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     started, rows, tuning = time.monotonic(), [], 0.0
     # The pool first: an LM that cannot be used should say so before the acoustic model runs.
     with _beam_pool(args, recipe) if args.lm else nullcontext() as pool:
-        posteriors = {
-            split: compute_posteriors(
+        compute = compute_posteriors if args.head == "ctc" else compute_encoded
+        outputs = {
+            split: compute(
                 model, utterances, recipe.tokenizer, args.batch_seconds, f"{split}, acoustic model"
             )
             for split, utterances in manifests.items()
         }
         if tuned_on:
-            pooled = pool_posteriors([posteriors[split] for split in tuned_on])
+            pooled = pool_posteriors([outputs[split] for split in tuned_on])
             begun = time.monotonic()
             weights, surface = _tune(pool, pooled, recipe.tokenizer, " + ".join(tuned_on))
             tuning = time.monotonic() - begun
         for split in args.splits:
-            rows.append(decode_greedy(split, posteriors[split], recipe.tokenizer))
+            found = outputs[split]
+            if args.head == "ctc":
+                rows.append(decode_greedy(split, found, recipe.tokenizer))
+            else:
+                rows.append(decode_transducer(split, found, recipe.tokenizer, model.transducer))
             if args.lm:
-                found = posteriors[split]
                 rows.append(decode_beam(split, found, recipe.tokenizer, pool, args.lm.stem, weights))
     seconds = {
         "tuning": tuning,
-        "acoustic model": sum(found.seconds for found in posteriors.values()),
+        "acoustic model": sum(found.seconds for found in outputs.values()),
         "search": sum(row.seconds for row in rows),
         "in all": time.monotonic() - started,
     }
-    hours = sum(found.audio_seconds for found in posteriors.values()) / 3600
+    hours = sum(found.audio_seconds for found in outputs.values()) / 3600
     print(format_table(rows))
     print(f"{hours:.2f} h of audio; " + ", ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items()))
 
     about = {
         "checkpoint": str(args.checkpoint),
         "attention": recipe.model.attention,
+        "head": args.head,
         "parameters": sum(p.numel() for p in model.parameters()),
         "computed": describe(model),
         "command": " ".join(["python", *sys.argv]),
@@ -131,7 +156,7 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     if surface:
         about["tuning"] = [[*point, wer] for point, wer in sorted(surface.items())]
     about["seconds"] = {name: round(taken, 2) for name, taken in seconds.items()}
-    write_results(args.out, rows, posteriors, about)
+    write_results(args.out, rows, outputs, about)
     print(f"written to {args.out / 'wer.json'}")
     print(f"error report in {report_on(args.out)}")
 
@@ -143,6 +168,8 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
     def go(decoder: Decoder) -> int:
         return run(args.audio, output, model, decoder, args.batch_seconds)
 
+    if args.head == "transducer":
+        return go(TransducerDecoder(recipe.tokenizer, model.framing.seconds, model.transducer))
     if not args.lm:
         return go(GreedyDecoder(recipe.tokenizer, model.framing.seconds))
     weights = args.weights or UNTUNED
@@ -237,6 +264,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tune-on", nargs="+", default=[], help="dev splits to tune on (default: all dev* in --data)")
     add("--beam", type=int, default=BEAM, help="hypotheses kept in beam search (%(default)s)")
     add("--out", type=Path, help="folder for wer.json and the hypotheses, or for transcripts")
+    add(
+        "--head",
+        choices=("ctc", "transducer"),
+        help="of a model that has both, the one to decode with (default: transducer)",
+    )
     add("--attention", default="", help="refuse a checkpoint trained with another mechanism or list of them")
     add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokenizer")
     add("--batch-seconds", type=float, default=120.0, help="audio in a batch (%(default)s)")

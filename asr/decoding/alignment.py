@@ -81,7 +81,24 @@ def words_on_path(path: CTCPath, tokenizer: Tokenizer, frame_seconds: float, fir
         frame_seconds: that a frame stands for.
         first: number of the path's first frame in the recording.
     """
-    pieces, starts, ends, best = collapse(path)
+    return words_of(*collapse(path), tokenizer, frame_seconds, first)
+
+
+def words_of(
+    pieces: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    best: np.ndarray,
+    tokenizer: Tokenizer,
+    frame_seconds: float,
+    first: int = 0,
+) -> list[Word]:
+    """The words that pieces make up.
+
+    Args:
+        pieces, starts, ends, best: as ``collapse`` gives them, (U,) each.
+        tokenizer, frame_seconds, first: see ``words_on_path``.
+    """
     groups: list[list[int]] = []  # numbers of each word's pieces
     apart = True  # whether the next piece begins a word whatever it is
     for number, piece in enumerate(pieces.tolist()):

@@ -1,16 +1,19 @@
 """A transducer's likeliest next class, again and again, for a batch at a time.
 
-Greedy decoding goes from a frame to the next on a blank, and else says the piece and stays on the frame. Done frame
-by frame and utterance by utterance it is two loops in Python. Label looping (Bataev et al., arXiv 2406.06220) turns
-them round: each pass of the one loop finds every utterance's next piece. Between two pieces the prediction network
-stands still, so that the frames ahead can be looked at together, a window of them in each pass.
+Greedy decoding goes from a frame to the next on a blank, and else says the piece and stays on the frame.
+Done frame by frame and utterance by utterance it is two loops in Python. Label looping (Bataev et al., arXiv
+2406.06220) turns them round: each pass of the one loop finds every utterance's next piece. Between two pieces
+the prediction network stands still, so that the frames ahead are looked at together, a window in each pass.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from asr.attention.base import at_least_fp32
 from asr.model.ctc import BLANK
@@ -18,6 +21,7 @@ from asr.model.transducer import Transducer
 
 MOST_A_FRAME = 10  # pieces; what says more on a frame of 40 ms is stuck there
 WINDOW = 8  # frames looked at in a pass
+TOGETHER = 30_000  # frames of a batch, padding included
 
 
 class Hypothesis(NamedTuple):
@@ -67,11 +71,23 @@ def transducer_greedy(
     return _hypotheses(said, len(x))
 
 
+def greedy_in_batches(transducer: Transducer, frames: Sequence[np.ndarray]) -> list[Hypothesis]:
+    """``transducer_greedy`` of any number of utterances (N, D), those of like length together."""
+    device = transducer.joint.encoder.weight.device
+    order = sorted(range(len(frames)), key=lambda number: -len(frames[number]))
+    found: dict[int, Hypothesis] = {}
+    while order:
+        count = max(1, TOGETHER // len(frames[order[0]]))
+        batch, order = order[:count], order[count:]
+        x = pad_sequence([torch.from_numpy(frames[number]) for number in batch], batch_first=True)
+        lengths = torch.tensor([len(frames[number]) for number in batch])
+        found |= zip(batch, transducer_greedy(transducer, x.to(device), lengths), strict=True)
+    return [found[number] for number in range(len(frames))]
+
+
 def _hypotheses(said: list[tuple[Tensor, Tensor, Tensor, Tensor]], count: int) -> list[Hypothesis]:
     """The passes' pieces, of those utterances that said one, to each utterance's."""
     if not said:
         return [Hypothesis([], [], []) for _ in range(count)]
     found, *columns = (torch.stack(column, 1).cpu() for column in zip(*said, strict=True))
-    return [
-        Hypothesis(*(column[row][found[row]].tolist() for column in columns)) for row in range(count)
-    ]
+    return [Hypothesis(*(column[row][found[row]].tolist() for column in columns)) for row in range(count)]

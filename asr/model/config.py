@@ -40,7 +40,7 @@ class ModelConfig:
     transducer: TransducerConfig = field(default_factory=TransducerConfig)
 
     def __post_init__(self) -> None:
-        """Raise UserError for an unknown mechanism or head, or a number out of its bounds, whoever wrote it."""
+        """Raise UserError for an unknown mechanism or head or a number out of bounds, whoever wrote it."""
         if self.head not in HEADS:
             raise UserError(f"--head {self.head}: choose one of {', '.join(HEADS)}")
         names = dict.fromkeys(parse_attention(self.attention))

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from asr.errors import UserError
 from asr.model.config import ModelConfig
 from asr.model.conformer import Encoder
 from asr.model.ctc import CTCHead
@@ -45,7 +46,13 @@ class Model(nn.Module):
         As ``encode``; for models with a CTC head.
         """
         x, lengths = self.encode(waveforms, lengths)
-        return self.head(x), lengths
+        return self.log_probs(x), lengths
+
+    def log_probs(self, x: Tensor) -> Tensor:
+        """CTC's (B, N, classes) fp32 of encoded frames (B, N, D); raises UserError without a CTC head."""
+        if self.head is None:
+            raise UserError("a transducer without a CTC head: there are no log-probabilities of CTC's")
+        return self.head(x)
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """waveforms (B, S), lengths (B,) in samples to encoded frames (B, N, D) and lengths (B,).

@@ -2,8 +2,8 @@
 
 The joint network gives, for every frame t and every number u of pieces said so far, a distribution over the
 pieces and the blank: (B, T, U + 1, classes) numbers, too many to keep. The loss needs two of each
-distribution, the blank's and the next piece's. They are computed a chunk of frames at a time, and the chunk is
-computed again in the backward pass (Chen et al., arXiv 1604.06174), so that one chunk is all that is ever there.
+distribution, the blank's and the next piece's. They are computed a chunk of frames at a time, and again in
+the backward pass (Chen et al., arXiv 1604.06174), so that one chunk is all that is ever there.
 """
 
 from dataclasses import dataclass
@@ -82,9 +82,7 @@ class Transducer(nn.Module):
         if len(parts) == 1:
             return self._choices(encoded, predicted, targets)
         chosen = [
-            checkpoint(
-                self._choices, part, predicted, targets, use_reentrant=False, preserve_rng_state=False
-            )
+            checkpoint(self._choices, part, predicted, targets, use_reentrant=False, preserve_rng_state=False)
             for part in parts
         ]
         blank, piece = zip(*chosen, strict=True)
@@ -99,9 +97,9 @@ class Transducer(nn.Module):
 
 
 class Prediction(nn.Module):
-    """Embedding and LSTM over the pieces said so far; before the first one comes the blank, embedded as zeros.
+    """Embedding and LSTM over the pieces said so far; before the first comes the blank, embedded as zeros.
 
-    In fp32 at least, whatever the caller's autocast: roundings would add up along the LSTM, which costs little.
+    In fp32 at least, whatever the caller's autocast: roundings add up along an LSTM, and it costs little.
     """
 
     def __init__(self, pieces: int, config: TransducerConfig) -> None:
@@ -115,7 +113,7 @@ class Prediction(nn.Module):
         return self.step(F.pad(targets, (1, 0), value=BLANK))[0]
 
     def step(self, classes: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Classes (B, n) that come next to (B, n, hidden) and the state after them; no state is the beginning."""
+        """Classes (B, n) that come next to (B, n, hidden) and the state after; no state is the beginning."""
         with torch.autocast(classes.device.type, enabled=False):
             x, state = self.lstm(self.dropout(self.embed(classes)), state)
         return self.dropout(x), state

@@ -201,8 +201,8 @@ def dump_config(config: Config) -> str:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="train.py",
-        description="Train a Conformer with CTC, a transducer or both. Start from a recipe's YAML and override what you "
-        "like: train.py --config recipes/demo/conformer_xs.yaml --attention softmax",
+        description="Train a Conformer with CTC, a transducer or both. Start from a recipe's YAML and "
+        "override what you like: train.py --config recipes/demo/conformer_xs.yaml --attention softmax",
         exit_on_error=False,
         default_env=False,
     )

@@ -53,7 +53,8 @@ class TrainingData:
         framing = config.model.framing
         self.lost = 0
         if "ctc" in config.model.heads:
-            self.lost = sum(frames_lacking(tokenizer.encode(u.text), u.duration, framing) > 0 for u in self.dev)
+            lacking = (frames_lacking(tokenizer.encode(u.text), u.duration, framing) for u in self.dev)
+            self.lost = sum(frames > 0 for frames in lacking)
 
     @property
     def durations(self) -> list[float]:

@@ -42,7 +42,8 @@ def plain_greedy(transducer: Transducer, x: torch.Tensor, most: int):
 def test_every_utterance_is_the_plain_loops(data):
     lengths = data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=4))
     window, most = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4))
-    transducer = make(data.draw(st.integers(0, 50)), data.draw(st.integers(1, 2)), data.draw(st.floats(0, 20)))
+    seed, layers, blank = (data.draw(s) for s in (st.integers(0, 50), st.integers(1, 2), st.floats(0, 20)))
+    transducer = make(seed, layers, blank)
     x = torch.randn(len(lengths), max(lengths), DIM, dtype=torch.float64)
     found = transducer_greedy(transducer, x, torch.tensor(lengths), window, most)
     for row, length, one in zip(x, lengths, found, strict=True):

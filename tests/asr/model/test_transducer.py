@@ -31,7 +31,7 @@ def make_batch(lengths, target_lengths, dtype=torch.float64):
 
 
 def plain_loss(log_probs, targets) -> torch.Tensor:
-    """The dynamic programme, cell by cell (Graves 2012, Eq. 16-18), of log-probabilities (T, U + 1, classes)."""
+    """The dynamic programme, cell by cell (Graves, Eq. 16-18), of log-probabilities (T, U + 1, classes)."""
     frames, rows = log_probs.shape[:2]
     alpha = {(0, 0): log_probs.new_zeros(())}
     for t, u in itertools.product(range(frames), range(rows)):

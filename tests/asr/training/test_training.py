@@ -284,7 +284,9 @@ class TestHeads:
         assert parts["recipe"]["model"]["head"] == head
         names = {name.split(".")[1] for name in parts["state_dict"]} - {"frontend", "encoder"}
         assert names == {"transducer": {"transducer"}, "hybrid": {"head", "transducer"}}[head]
-        assert all(torch.equal(value, parts["state_dict"][name]) for name, value in whole["state_dict"].items())
+        assert all(
+            torch.equal(value, parts["state_dict"][name]) for name, value in whole["state_dict"].items()
+        )
 
     def test_both_heads_of_a_hybrid_are_validated(self, run, capsys):
         folder = run("--head", "hybrid", *self.SMALL)
@@ -317,24 +319,41 @@ class TestHeads:
     def test_a_hybrid_begins_from_a_model_with_ctc_alone(self, run, capsys):
         path = str(run() / "checkpoints" / "last.ckpt")
         run("--init", path, "--head", "hybrid", *self.SMALL, out="b")
-        assert re.search(r"% of the model taken from .*new: transducer\..*; dropped: nothing", capsys.readouterr().out)
+        assert re.search(
+            r"% of the model taken from .*new: transducer\..*; dropped: nothing", capsys.readouterr().out
+        )
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--transducer.hidden", "8"], "--transducer.hidden 8: an option of a transducer, but --head is ctc"),
+            (
+                ["--transducer.hidden", "8"],
+                "--transducer.hidden 8: an option of a transducer, but --head is ctc",
+            ),
             (["--training.transducer", "2"], "--training.transducer 2: wants such a head, but --head is ctc"),
-            (["--head", "transducer", "--training.ctc", "1"], "--training.ctc 1: wants such a head, but --head is"),
+            (
+                ["--head", "transducer", "--training.ctc", "1"],
+                "--training.ctc 1: wants such a head, but --head is",
+            ),
             (["--head", "hybrid", "--training.ctc", "0"], "--training.ctc 0: nothing would train that head"),
-            (["--head", "hybrid", "--training.transducer", "0"], "--training.transducer 0: nothing would train"),
-            (["--head", "transducer", "--training.transducer", "0"], "--training.transducer 0: nothing is left"),
-            (["--head", "transducer", "--training.intermediate", "0.3"], "--training.intermediate 0.3: wants"),
+            (
+                ["--head", "hybrid", "--training.transducer", "0"],
+                "--training.transducer 0: nothing would train",
+            ),
+            (
+                ["--head", "transducer", "--training.transducer", "0"],
+                "--training.transducer 0: nothing is left",
+            ),
+            (
+                ["--head", "transducer", "--training.intermediate", "0.3"],
+                "--training.intermediate 0.3: wants",
+            ),
             (["--head", "hybrid", "--transducer.hidden", "0"], "--transducer.hidden 0: out of range"),
             (["--head", "both"], "Expected a .*ctc.*transducer.*hybrid"),
         ],
     )
     def test_what_does_not_go_together_is_refused(self, options, message):
-        with pytest.raises(UserError, match=f"{message}"):
+        with pytest.raises(UserError, match=message):
             parse_config(["--out", "x", *options])
 
 
