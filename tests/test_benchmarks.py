@@ -7,6 +7,8 @@ import pytest
 
 from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.lm import build
+from asr.training.config import parse_config
+from asr.training.run import train
 
 TEXT = ["THE CAT SAT", "THE CAT RAN", "A DOG SAT", "THE DOG SAT ON THE CAT", "A CAT RAN"] * 10
 
@@ -55,3 +57,22 @@ def test_memory_of_the_processes_is_shown(folder):
     shown = run("memory", "--lm", folder / "lm.bin", "--tokenizer", folder / "tokenizer.model", "--jobs", 2)
     assert "2 processes" in shown
     assert all(int(size) > 50 for size in re.search(r"MiB each: (\d+) (\d+)\n", shown).groups())
+
+
+def test_a_transducers_loss_and_decoders_are_compared(corpus, tmp_path):
+    shown = run("transducer", "loss", "--utterances", 2, "--frames", 20, "--tokens", 5, "--pieces", 30)
+    losses = re.findall(r"^(?:whole|chunks).* (\d+\.\d{4}) nats a token$", shown, re.MULTILINE)
+    assert len(losses) == 3 and len(set(losses)) == 1, shown
+    out = train_hybrid(corpus, tmp_path)
+    options = ["--checkpoint", out / "checkpoints" / "last.ckpt", "--data", corpus, "--splits", "test"]
+    shown = run("transducer", "greedy", *options)
+    assert re.search(r"^label looping .* 10 of 10$", shown, re.MULTILINE), shown
+    assert re.search(r"^RNNTBeamSearch, beam 1 .* of 10$", shown, re.MULTILINE), shown
+
+
+def train_hybrid(corpus, out):
+    options = ["--out", out, "--head", "hybrid", "--transducer.hidden", 8, "--data.folder", corpus]
+    options += ["--data.tokenizer", corpus / "tokenizer.model", "--encoder.size", "XS", "--encoder.layers", 1]
+    options += ["--training.steps", 1, "--training.validate_every", 1, "--training.seconds", 10]
+    train(parse_config([str(option) for option in options]))
+    return out

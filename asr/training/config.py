@@ -61,7 +61,7 @@ class TrainingConfig:
             from by the three losses named distil; none where it is empty.
         ctc: weight of CTC on the transcripts, where there is a CTC head; with 0, and no transducer, none are
             needed, and utterances without text are trained on too.
-        transducer: weight of the transducer's loss, where there is a transducer.
+        transducer: weight of the transducer's loss; 1 where there is a transducer and nothing is said.
         distil_posteriors: weight of the divergence of CTC posteriors from the teacher's, in nats a frame.
         distil_encoder: weight of the mean squared difference of the last layer from the teacher's.
         distil_attention: weight of the relative squared error of each layer's attention, given the teacher's
@@ -73,6 +73,8 @@ class TrainingConfig:
         consistency: weight of the consistency between two SpecAugment views of each batch (CR-CTC,
             0.2 in its paper); 0 for none. A step then passes the batch twice.
         intermediate: weight of a second CTC loss, on the middle block (0.3 in its paper); 0 for none.
+        variational_noise: deviation of the noise on the transducer's weights while gradients are computed; 0
+            for none (the Conformer paper has some, and does not say how much; SpecAugment's LAS had 0.075).
         skip_limit: the run ends after so many steps in a row whose gradient is not finite; such steps
             are skipped and listed in skipped.jsonl.
         validate_every: steps between validations, each of which writes a checkpoint.
@@ -101,7 +103,7 @@ class TrainingConfig:
     average: float = 0.999
     teacher: str = ""
     ctc: float = 1.0
-    transducer: float = 1.0
+    transducer: float | None = None
     distil_posteriors: float = 0.0
     distil_encoder: float = 0.0
     distil_attention: float = 0.0
@@ -109,6 +111,7 @@ class TrainingConfig:
     distil_start: Literal["weights", "nearest"] = "weights"
     consistency: float = 0.0
     intermediate: float = 0.0
+    variational_noise: float = 0.0
     skip_limit: int = 20
     validate_every: int = 2_000
     seed: int = 1
@@ -132,7 +135,7 @@ class TrainingConfig:
     @property
     def uses_transcripts(self) -> bool:
         """Whether a loss wants them."""
-        return self.ctc + self.transducer > 0
+        return self.ctc + (self.transducer or 0) > 0
 
     @property
     def uses_encoder(self) -> bool:
@@ -290,11 +293,15 @@ def _to_config(parsed: Namespace) -> Config:
         parsed.encoder,
         parsed.frontend,
         parsed.head,
-        parsed.transducer,
+        parsed.transducer if parsed.head != "ctc" else TransducerConfig(),  # not that of --init
     )
     training = parsed.training
-    for head in {"ctc", "transducer"} - set(model.heads):
-        training = replace(training, **{head: 0.0})  # what is not there has no loss
+    if "ctc" not in model.heads:
+        training = replace(training, ctc=0.0)
+    if "transducer" not in model.heads:
+        training = replace(training, transducer=0.0)
+    elif training.transducer is None:
+        training = replace(training, transducer=1.0)
     training = replace(training, validate_every=min(training.validate_every, training.steps))
     checks = model_ranges(model) | {
         "--data.max_seconds": parsed.data.max_seconds > 0,
@@ -313,6 +320,7 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.distil_attention": 0 <= training.distil_attention < math.inf,
         "--training.consistency": 0 <= training.consistency < math.inf,
         "--training.intermediate": 0 <= training.intermediate < 1,
+        "--training.variational_noise": 0 <= training.variational_noise < math.inf,
         "--training.skip_limit": training.skip_limit > 0,
         "--training.validate_every": training.validate_every > 0,
         "--training.devices": training.devices > 0,
@@ -367,6 +375,11 @@ def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
     if training.distil_posteriors and "ctc" not in model.heads:
         raise UserError(
             f"--training.distil_posteriors {training.distil_posteriors}: wants a CTC head, but --head is "
+            f"{model.head}"
+        )
+    if training.variational_noise and "transducer" not in model.heads:
+        raise UserError(
+            f"--training.variational_noise {training.variational_noise}: wants a transducer, but --head is "
             f"{model.head}"
         )
     for name in ("intermediate", "consistency"):

@@ -23,7 +23,7 @@ from asr.training.distillation import Teacher
 # yet, another objective, or another way of descending it. So would other steps under the cosine schedule.
 FIXED = (
     *("seconds", "seed", "accumulate", "devices", "nodes"),
-    *("consistency", "intermediate"),
+    *("consistency", "intermediate", "variational_noise"),
     *("ctc", "transducer", "distil_posteriors", "distil_encoder", "distil_attention"),
     *("distil_masks", "distil_start"),
     *("peak_lr", "warmup", "schedule", "weight_decay", "clip", "average"),

@@ -22,6 +22,7 @@ from asr.scoring.errors import word_errors
 from asr.training.config import Config, TrainingConfig
 from asr.training.distillation import Output, Teacher, distillation_losses
 from asr.training.skipping import REPORT_EVERY, SkippedSteps
+from asr.training.variational_noise import VariationalNoise
 
 
 class TrainingTask(L.LightningModule):
@@ -49,6 +50,7 @@ class TrainingTask(L.LightningModule):
         # On this rank, of the validation in progress, for each head: nats, pieces, errors, words.
         self.dev = {head: [0.0] * 4 for head in config.model.heads}
         self.batch_number = 0  # of the next one, on this rank
+        self.noise = VariationalNoise(config.training.variational_noise)
         self.skipped = SkippedSteps(config.training.skip_limit)
 
     def on_fit_start(self) -> None:
@@ -63,6 +65,8 @@ class TrainingTask(L.LightningModule):
         # Dropout and augmentation are a function of seed and batch too: a resumed run draws the same.
         key = f"{self.config.training.seed} {self.batch_number} {self.global_rank}"
         torch.manual_seed(random.Random(key).getrandbits(63))
+        if self.config.training.variational_noise:
+            self.noise.add(self.model.transducer)
         self.batch_number += 1
         self.audio_seconds += batch.seconds * self.trainer.world_size
 
@@ -73,6 +77,9 @@ class TrainingTask(L.LightningModule):
         if self.teacher or self.config.model.head == "hybrid":
             self.log_dict({f"train_{name}": part for name, part in loss.parts.items()})
         return loss.total
+
+    def on_after_backward(self) -> None:
+        self.noise.remove()
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)

@@ -6,7 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr.attention import ATTENTIONS
+from asr.model.config import ModelConfig
+from asr.model.conformer import Encoder
 from asr.model.ctc import BLANK
+from asr.model.recogniser import make_heads
 from asr.model.transducer import Transducer, TransducerConfig, lattice_loss
 
 CONFIG = TransducerConfig(hidden=6, joint=5, dropout=0.0)
@@ -183,3 +187,19 @@ def test_nothing_of_the_joint_networks_output_is_kept():
 
     whole = 200 * 21 * (PIECES + 1)
     assert kept(whole) > whole and kept(whole - 1) == 0
+
+
+# With the gate, which has a fourth matrix as relative positions have; inline has its MLP in its place.
+PAPERS = {name: {"gate": "plain"} for name in ATTENTIONS} | {"softmax": {}, "inline": {}}
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_size_s_has_the_papers_parameters_with_each_attention(attention):
+    """10.3 M with 1000 pieces (Gulati et al., Table 1; the MALA paper's Table 7)."""
+    options = {attention: ATTENTIONS[attention].Options(**PAPERS[attention])}
+    config = ModelConfig(attention, options=options, head="transducer")
+    with torch.device("meta"):
+        encoder = Encoder(config.encoder, config.frontend.mels, attention, "auto", config.options)
+        heads = make_heads(config, encoder.dim, 1000)
+    count = sum(p.numel() for module in (encoder, *heads.values()) for p in module.parameters())
+    assert list(heads) == ["transducer"] and f"{count / 1e6:.1f}" == "10.3"

@@ -145,7 +145,8 @@ class TestGoingOnWithOtherOptions:
 
     def test_what_would_make_it_another_run_is_refused(self, refused):
         # See test_distillation for some, and TestHeads for the transducer's weight.
-        fixed = [name for name in FIXED if not name.startswith("distil_") and name != "transducer"]
+        of_transducers = ("transducer", "variational_noise")
+        fixed = [name for name in FIXED if not name.startswith("distil_") and name not in of_transducers]
         others = dict.fromkeys(fixed, "9") | {"intermediate": "0.3", "average": "0.9", "schedule": "cosine"}
         for name, value in others.items():
             option = f"--training.{name}"
@@ -278,6 +279,7 @@ class TestHeads:
     @pytest.mark.parametrize("head", ["transducer", "hybrid"])
     def test_a_stopped_run_goes_on_as_the_same_run(self, run, head):
         options = ("--head", head, *self.SMALL, "--training.validate_every", "2")
+        options += ("--training.variational_noise", "0.1")
         whole = last(run(*options, out="whole"))
         run(*options, "--training.steps", "4", out="parts")
         parts = last(run(*options, "--resume", "auto", out="parts"))
@@ -323,6 +325,43 @@ class TestHeads:
             r"% of the model taken from .*new: transducer\..*; dropped: nothing", capsys.readouterr().out
         )
 
+    def test_either_head_decodes(self, run, corpus, tmp_path):
+        path = run("--head", "hybrid", *self.SMALL) / "checkpoints" / "last.ckpt"
+        arguments = ["--checkpoint", str(path), "--data", str(corpus), "--splits", "test", "--device", "cpu"]
+        found = {}
+        for head, options in (
+            (None, []),
+            ("ctc", ["--head", "ctc"]),
+            ("transducer", ["--head", "transducer"]),
+        ):
+            out = tmp_path / str(head)
+            assert decode.main([*arguments, "--out", str(out), *options]) == 0
+            found[head] = json.loads((out / "wer.json").read_text())
+        assert [item["head"] for item in found.values()] == ["transducer", "ctc", "transducer"]
+        assert [row["lm"] for row in found[None]["rows"]] == ["none"]
+        texts = [
+            (tmp_path / name / "test.none.hyp.trn").read_text() for name in ("None", "ctc", "transducer")
+        ]
+        assert texts[0] == texts[2] != texts[1]
+        with pytest.raises(
+            UserError, match=r"^--lm lm.bin: there is no beam search for transducers yet; --head ctc"
+        ):
+            decode.main([*arguments, "--out", str(tmp_path / "x"), "--lm", "lm.bin"])
+
+    def test_a_head_that_is_not_there_is_refused(self, run, corpus, tmp_path):
+        path = run() / "checkpoints" / "last.ckpt"
+        arguments = ["--checkpoint", str(path), "--data", str(corpus), "--splits", "test", "--device", "cpu"]
+        with pytest.raises(UserError, match=r"^--head transducer: .*last.ckpt has none; its head is ctc"):
+            decode.main([*arguments, "--out", str(tmp_path / "x"), "--head", "transducer"])
+
+    def test_a_transducer_cannot_teach_posteriors(self, run):
+        path = run("--head", "transducer", *self.SMALL) / "checkpoints" / "last.ckpt"
+        teacher = ("--training.teacher", str(path), "--training.distil_posteriors", "1")
+        with pytest.raises(UserError, match=r"^--training.teacher .*: a transducer without a CTC head"):
+            run(*teacher, out="b")
+        with pytest.raises(UserError, match=r"^--training.distil_posteriors 1.0: wants a CTC head"):
+            run("--head", "transducer", *teacher, out="b")
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -330,6 +369,7 @@ class TestHeads:
                 ["--transducer.hidden", "8"],
                 "--transducer.hidden 8: an option of a transducer, but --head is ctc",
             ),
+            (["--training.variational_noise", "0.1"], "--training.variational_noise 0.1: wants a transducer"),
             (["--training.transducer", "2"], "--training.transducer 2: wants such a head, but --head is ctc"),
             (
                 ["--head", "transducer", "--training.ctc", "1"],
@@ -373,7 +413,7 @@ class TestLoss:
         config = ModelConfig("mala", encoder=encoder, frontend=FrontendConfig(mels=20), head=head)
         model = Model(config, 12).train()
         torch.manual_seed(2)
-        options = {"transducer": 0.0 if head == "ctc" else 1.0} | options
+        options = {"transducer": None if head == "ctc" else 1.0} | options
         loss, losses, _ = training_loss(model, batch, TrainingConfig(**options))
         assert losses.shape == (2,) and torch.allclose(loss, losses.sum() / 5)
         return loss.item()
@@ -392,7 +432,7 @@ class TestLoss:
         frontend = FrontendConfig(mels=20, speeds=speeds)
         encoder = EncoderConfig(dim=16, layers=2, heads=2, kernel=3)
         config = ModelConfig("mala", encoder=encoder, frontend=frontend, head="hybrid")
-        model = Model(config, 12).train().to("meta")
+        model, options = Model(config, 12).train().to("meta"), {"transducer": 1.0} | options
         moved = batch.to("meta")
         assert moved.waveforms.is_meta and moved.targets.is_meta and not moved.lengths.is_meta
         loss, losses, _ = training_loss(model, moved, TrainingConfig(**options))
@@ -405,7 +445,7 @@ class TestLoss:
         encoder = EncoderConfig(dim=16, layers=2, heads=2, kernel=3)
         config = ModelConfig("mala", encoder=encoder, frontend=FrontendConfig(mels=20), head="hybrid")
         model = Model(config, 12)
-        model, config = model.train().cuda(), TrainingConfig(**options)
+        model, config = model.train().cuda(), TrainingConfig(transducer=1.0, **options)
         training_loss(model, batch.to("cuda"), config)[0].backward()  # what is made once may wait
         moved = batch.to("cuda")
         torch.cuda.set_sync_debug_mode("error")
