@@ -85,16 +85,16 @@ def measure_loss(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     transducer = Transducer(args.dim, args.pieces, TransducerConfig(dropout=0.0)).to(device)
 
-    def step(utterances: int) -> float:
+    def step(utterances: int, chunk: int = CHUNK) -> float:
         x = torch.randn(utterances, args.frames, args.dim, device=device, requires_grad=True)
         targets = torch.randint(1, args.pieces + 1, (utterances, args.tokens), device=device)
         lengths = torch.full((utterances,), args.frames), torch.full((utterances,), args.tokens)
         with autocast(device, choose_dtype(args.precision, device)):
-            loss = _loss(transducer, x, targets, *lengths, args.way)
+            loss = _loss(transducer, x, targets, *lengths, args.way, chunk)
         loss.backward()
         return loss.item() / utterances / args.tokens
 
-    step(1)
+    step(1, CHUNK // 64)
     before, started = _memory(device), _clock(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -104,10 +104,16 @@ def measure_loss(args: argparse.Namespace) -> None:
 
 
 def _loss(
-    transducer: Transducer, x: Tensor, targets: Tensor, lengths: Tensor, target_lengths: Tensor, way: str
+    transducer: Transducer,
+    x: Tensor,
+    targets: Tensor,
+    lengths: Tensor,
+    target_lengths: Tensor,
+    way: str,
+    chunk: int,
 ) -> Tensor:
     if way != "torchaudio":
-        chunk = CHUNK if way == "chunks" else sys.maxsize
+        chunk = chunk if way == "chunks" else sys.maxsize
         return transducer.loss(x, lengths, targets, target_lengths, chunk).sum()
     from torchaudio.functional import rnnt_loss
 

@@ -17,7 +17,7 @@ from asr.attention.base import at_least_fp32
 from asr.bounds import bounded
 from asr.model.ctc import BLANK
 
-CHUNK = 2**23  # numbers of the joint network's output that are there at a time: 32 MiB in fp32
+CHUNK = 2**23  # numbers of the joint network's layers, each, that are there at a time: 32 MiB in fp32
 
 State = tuple[Tensor, Tensor]  # of an LSTM: (layers, B, hidden) each
 
@@ -65,7 +65,7 @@ class Transducer(nn.Module):
             lengths: (B,) valid frames, at least 1; on any device.
             targets: (B, U) classes, padded with any; where x is.
             target_lengths: (B,); on any device.
-            chunk: numbers of the joint network's output that are there at a time, or one frame's if more.
+            chunk: numbers of the joint network's larger layer that are there at a time, at least a frame's.
         """
         return lattice_loss(*self.lattice(x, targets, chunk), lengths, target_lengths)
 
@@ -77,7 +77,8 @@ class Transducer(nn.Module):
         """
         encoded = self.joint.encoder(x)
         predicted = self.joint.prediction(self.prediction(targets))
-        a_frame = predicted.shape[0] * predicted.shape[1] * self.joint.project.out_features
+        project = self.joint.project
+        a_frame = predicted.shape[0] * predicted.shape[1] * max(project.in_features, project.out_features)
         parts = encoded.split(max(1, chunk // a_frame), dim=1)
         if len(parts) == 1:
             return self._choices(encoded, predicted, targets)

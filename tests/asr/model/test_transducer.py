@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.attention import ATTENTIONS
+from asr.decoding.label_looping import transducer_greedy
 from asr.model.config import ModelConfig
 from asr.model.conformer import Encoder
 from asr.model.ctc import BLANK
@@ -203,3 +204,33 @@ def test_size_s_has_the_papers_parameters_with_each_attention(attention):
         heads = make_heads(config, encoder.dim, 1000)
     count = sum(p.numel() for module in (encoder, *heads.values()) for p in module.parameters())
     assert list(heads) == ["transducer"] and f"{count / 1e6:.1f}" == "10.3"
+
+
+def test_it_learns_and_greedy_decoding_says_what_it_learnt():
+    """Frames that sound like a piece or are silent, to the pieces, of which no two neighbours are alike.
+
+    On a frame that sounds like the last piece, the prediction network must know that this has been said.
+    """
+    torch.manual_seed(0)
+    transducer = Transducer(8, PIECES, TransducerConfig(hidden=16, joint=16, dropout=0.0))
+    optimizer = torch.optim.Adam(transducer.parameters(), 0.02)
+    sounds = 3 * torch.randn(PIECES + 1, 8)
+    sounds[BLANK] = 0
+
+    def draw(count: int):
+        sounding = torch.rand(count, 10) < 0.7
+        pieces = 1 + (sounding * torch.randint(1, PIECES, (count, 10))).cumsum(1) % PIECES
+        heard = torch.where(sounding, pieces, BLANK)
+        said = [row[row != BLANK] for row in heard]
+        targets = torch.nn.utils.rnn.pad_sequence(said, batch_first=True)
+        x = sounds[heard] + 0.3 * torch.randn(count, 10, 8)
+        return x, torch.full((count,), 10), targets, torch.tensor([len(row) for row in said])
+
+    for _ in range(150):
+        optimizer.zero_grad()
+        transducer.loss(*draw(16)).mean().backward()
+        optimizer.step()
+    x, lengths, targets, said = draw(30)
+    found = [item.classes for item in transducer_greedy(transducer, x, lengths)]
+    right = [one == row[:n].tolist() for one, row, n in zip(found, targets, said, strict=True)]
+    assert sum(right) >= 27
