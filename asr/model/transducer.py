@@ -91,10 +91,11 @@ class Transducer(nn.Module):
 
     def _choices(self, encoded: Tensor, predicted: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = at_least_fp32(self.joint(encoded[:, :, None], predicted[:, None]))
-        total = logits.logsumexp(-1)
-        after = logits[:, :, :-1]  # every piece but the last, a next one comes
-        next_piece = targets[:, None, :, None].expand(*after.shape[:-1], 1)
-        return logits[..., BLANK] - total, after.gather(-1, next_piece)[..., 0] - total[:, :, :-1]
+        following = F.pad(targets, (0, 1))  # after the last piece comes any: it is not looked at
+        choices = torch.stack((torch.full_like(following, BLANK), following), -1)
+        chosen = logits.gather(-1, choices[:, None].expand(-1, logits.shape[1], -1, -1))
+        chosen = chosen - logits.logsumexp(-1, keepdim=True)
+        return chosen[..., 0], chosen[:, :, :-1, 1]
 
 
 class Prediction(nn.Module):
