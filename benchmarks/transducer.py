@@ -1,7 +1,7 @@
 """What a transducer's loss takes, and how fast greedy decoding is, beside torchaudio's.
 
 python benchmarks/transducer.py loss [--utterances 16 --frames 375 --tokens 60 --pieces 256]
-python benchmarks/transducer.py greedy --checkpoint CKPT --data data/demo --splits test
+python benchmarks/transducer.py greedy [--checkpoint CKPT --data data/demo --splits test]
 
 loss: peak memory and processor seconds of one forward and backward pass from encoded frames, each way in a
 process of its own: the joint network's whole output with torchaudio's rnnt_loss, with our loss, and ours in
@@ -9,7 +9,8 @@ chunks. On a GPU the peak is of what PyTorch allocated, and the seconds are the 
 
 greedy: processor seconds (on a GPU the clock's) from encoded frames to pieces, and how many utterances come
 out as from the plain loop over frames: that loop, label looping in batches, and torchaudio's RNNTBeamSearch
-with a beam of one, which adds up the ways to the same pieces and so may differ.
+with a beam of one, which adds up the ways to the same pieces and so may differ. Without a checkpoint, of
+random weights and frames, with a bias for blanks that leaves a piece to four frames, as speech has.
 """
 
 import argparse
@@ -18,12 +19,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from asr.checkpoints.checkpoint import load_model
 from asr.data.manifest import read_manifest
-from asr.decoding.label_looping import MOST_A_FRAME, greedy_in_batches
+from asr.decoding.label_looping import MOST_A_FRAME, greedy_in_batches, transducer_greedy
 from asr.decoding.posteriors import compute_encoded
 from asr.errors import UserError, run_program
 from asr.model.ctc import BLANK
@@ -52,9 +54,10 @@ def main() -> None:
     loss.add_argument("--way", choices=WAYS, help="this one alone, in this process")
     greedy = commands.add_parser("greedy", help="speed of greedy decoding")
     greedy.set_defaults(run=compare_decoders)
-    greedy.add_argument("--checkpoint", type=Path, required=True, help="of a model with a transducer")
-    greedy.add_argument("--data", type=Path, required=True, help="folder with manifests")
-    greedy.add_argument("--splits", nargs="+", required=True, help="splits to decode")
+    greedy.add_argument("--checkpoint", type=Path, help="of a model with a transducer")
+    greedy.add_argument("--data", type=Path, help="folder with manifests")
+    greedy.add_argument("--splits", nargs="+", help="splits to decode")
+    greedy.add_argument("--utterances", type=int, default=16, help="random ones of 15 s (%(default)s)")
     for command in (loss, greedy):
         add_device_options(command, "device", "precision")
     args = parser.parse_args()
@@ -143,33 +146,56 @@ def _clock(device: torch.device) -> float:
 def compare_decoders(args: argparse.Namespace) -> None:
     """Decode the same encoded frames in each way."""
     device = choose_device(args.device)
-    model, recipe = load_model(args.checkpoint)
-    if model.transducer is None:
-        raise UserError(f"{args.checkpoint}: has no transducer")
-    model.to(device)
-    utterances = [item for split in args.splits for item in read_manifest(args.data / f"{split}.jsonl")]
     with autocast(device, choose_dtype(args.precision, device)):
-        encoded = compute_encoded(model, utterances, recipe.tokenizer, 120.0, "encoder")
-        frames = [torch.from_numpy(item)[None].to(device) for item in encoded.frames]
-        search = torchaudio_search(model.transducer)
+        found = read_model(args, device) if args.checkpoint else random_model(args.utterances, device)
+        transducer, encoded, audio_seconds = found
+        frames = [torch.from_numpy(item)[None].to(device) for item in encoded]
+        search = torchaudio_search(transducer)
         decoders = {
-            "plain loop": lambda: [plain_loop(model.transducer, x) for x in frames],
-            "label looping": lambda: [
-                found.classes for found in greedy_in_batches(model.transducer, encoded.frames)
-            ],
+            "plain loop": lambda: [plain_loop(transducer, x) for x in frames],
+            "label looping": lambda: [found.classes for found in greedy_in_batches(transducer, encoded)],
             "RNNTBeamSearch, beam 1": lambda: [search(x) for x in frames],
         }
-        print(f"{len(frames)} utterances, {encoded.audio_seconds:.0f} s, {device.type}")
+        pieces = sum(len(item.classes) for item in greedy_in_batches(transducer, encoded))  # and warm
+        print(f"{len(frames)} utterances, {audio_seconds:.0f} s, {pieces} pieces, {device.type}")
         print(f"{'':22}  seconds  x real time  as the plain loop")
         wanted = None
         for name, decode in decoders.items():
             started = _clock(device)
             found = decode()
             seconds = _clock(device) - started
-            wanted = wanted or found
+            if wanted is None:
+                wanted = found
             same = sum(a == b for a, b in zip(found, wanted, strict=True))
-            speed = encoded.audio_seconds / seconds
+            speed = audio_seconds / seconds
             print(f"{name:22}  {seconds:7.2f}  {speed:11,.0f}  {same} of {len(found)}")
+
+
+def read_model(args: argparse.Namespace, device: torch.device) -> tuple[Transducer, list[np.ndarray], float]:
+    """A checkpoint's transducer, encoded frames of splits, and the seconds of audio that they are of."""
+    if not (args.data and args.splits):
+        raise UserError("--checkpoint wants --data and --splits")
+    model, recipe = load_model(args.checkpoint)
+    if model.transducer is None:
+        raise UserError(f"{args.checkpoint}: has no transducer")
+    model.to(device)
+    utterances = [item for split in args.splits for item in read_manifest(args.data / f"{split}.jsonl")]
+    encoded = compute_encoded(model, utterances, recipe.tokenizer, 120.0, "encoder")
+    return model.transducer, encoded.frames, encoded.audio_seconds
+
+
+def random_model(utterances: int, device: torch.device) -> tuple[Transducer, list[np.ndarray], float]:
+    """The same of random weights, S's sizes and 256 pieces, and random frames."""
+    torch.manual_seed(0)
+    transducer = Transducer(144, 256, TransducerConfig()).eval()
+    frames = torch.randn(utterances, 375, 144)
+    low, high, some = 0.0, 8.0, frames[:2]
+    for _ in range(8):
+        transducer.joint.project.bias[BLANK] = (low + high) / 2
+        found = transducer_greedy(transducer, some, torch.full((len(some),), some.shape[1]))
+        enough = sum(len(item.classes) for item in found) < some.shape[0] * some.shape[1] / 4
+        low, high = (low, (low + high) / 2) if enough else ((low + high) / 2, high)
+    return transducer.to(device), list(frames.numpy()), 15.0 * utterances
 
 
 def plain_loop(transducer: Transducer, x: Tensor) -> list[int]:
