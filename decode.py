@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 def choose_head(args: argparse.Namespace, recipe: Recipe) -> str:
     """The head to decode with; raises UserError where it is not there, or cannot do what is asked for."""
     heads = recipe.model.heads
-    head = args.head or heads[0]
+    head = args.head or ("ctc" if args.lm and "ctc" in heads else heads[0])
     if head not in heads:
         raise UserError(f"--head {head}: {args.checkpoint} has none; its head is {recipe.model.head}")
     if args.lm and head == "transducer":
@@ -267,7 +267,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--head",
         choices=("ctc", "transducer"),
-        help="of a model that has both, the one to decode with (default: transducer)",
+        help="of a model that has both, the one to decode with (default: transducer, but ctc with --lm)",
     )
     add("--attention", default="", help="refuse a checkpoint trained with another mechanism or list of them")
     add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokenizer")

@@ -56,7 +56,10 @@ Nothing in the folder is a pickle.
 _HEADS = {
     "ctc": ("CTC", "CTC"),
     "transducer": ("Transducer", "transducer{size}"),
-    "hybrid": ("Transducer-CTC", "transducer{size}, which decodes unless `--head ctc` is given, and CTC,"),
+    "hybrid": (
+        "Transducer-CTC",
+        "transducer{size}, which decodes unless `--head ctc` or `--lm` is given, and CTC,",
+    ),
 }
 _ONNX = ", and `python -m asr.checkpoints.onnx_export FOLDER --out model.onnx` makes an\nONNX file"
 

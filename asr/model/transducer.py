@@ -17,7 +17,7 @@ from asr.attention.base import at_least_fp32
 from asr.bounds import bounded
 from asr.model.ctc import BLANK
 
-CHUNK = 2**23  # numbers of the joint network's layers, each, that are there at a time: 32 MiB in fp32
+CHUNK = 2**22  # numbers of the joint network's layers, each, that are there at a time: 16 MiB in fp32
 
 State = tuple[Tensor, Tensor]  # of an LSTM: (layers, B, hidden) each
 

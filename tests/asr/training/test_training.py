@@ -1,3 +1,4 @@
+import argparse
 import dataclasses
 import json
 import re
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 import decode
-from asr.checkpoints.checkpoint import load_model, read_checkpoint, write_checkpoint
+from asr.checkpoints.checkpoint import Recipe, load_model, read_checkpoint, write_checkpoint
 from asr.checkpoints.export import export
 from asr.data.batches import Batch, TrainingSampler
 from asr.data.manifest import read_manifest, write_manifest
@@ -343,10 +344,21 @@ class TestHeads:
             (tmp_path / name / "test.none.hyp.trn").read_text() for name in ("None", "ctc", "transducer")
         ]
         assert texts[0] == texts[2] != texts[1]
-        with pytest.raises(
-            UserError, match=r"^--lm lm.bin: there is no beam search for transducers yet; --head ctc"
-        ):
-            decode.main([*arguments, "--out", str(tmp_path / "x"), "--lm", "lm.bin"])
+        refused = r"^--lm lm.bin: there is no beam search for transducers yet; --head ctc"
+        with pytest.raises(UserError, match=refused):
+            out = ("--out", str(tmp_path / "x"))
+            decode.main([*arguments, *out, "--lm", "lm.bin", "--head", "transducer"])
+
+    @pytest.mark.parametrize(
+        ("head", "lm", "chosen"),
+        [("hybrid", None, "transducer"), ("hybrid", "lm.bin", "ctc"), ("transducer", None, "transducer")],
+    )
+    def test_the_head_that_decodes_unless_told_otherwise(self, head, lm, chosen):
+        args = argparse.Namespace(head=None, lm=lm, checkpoint="best.ckpt")
+        assert decode.choose_head(args, Recipe(ModelConfig(head=head), None)) == chosen
+        alone = argparse.Namespace(head=None, lm="lm.bin", checkpoint="best.ckpt")
+        with pytest.raises(UserError, match=r"^--lm lm.bin: there is no beam search .*; leave --lm out"):
+            decode.choose_head(alone, Recipe(ModelConfig(head="transducer"), None))
 
     def test_a_head_that_is_not_there_is_refused(self, run, corpus, tmp_path):
         path = run() / "checkpoints" / "last.ckpt"
