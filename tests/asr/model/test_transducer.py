@@ -1,5 +1,6 @@
 import itertools
 import math
+import weakref
 
 import pytest
 import torch
@@ -176,18 +177,21 @@ def test_bf16_around_the_loss():
 
 
 def test_nothing_of_the_joint_networks_output_is_kept():
-    transducer = make(torch.float32)
+    """Of several chunks' outputs, none is there when the next one comes, nor when all are done."""
+    transducer, alive = make(torch.float32), []
     batch = make_batch([200], [20], torch.float32)
+    transducer.joint.project.register_forward_hook(lambda *args: alive.append(weakref.ref(args[-1])))
 
-    def kept(chunk: int) -> int:
-        """Numbers that autograd keeps in arrays over frames, pieces and another axis."""
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.shape) or x, lambda x: x):
-            transducer.loss(*batch, chunk=chunk)
-        return sum(math.prod(shape) for shape in sizes if len(shape) == 4)
+    def kept(chunk: int) -> list[bool]:
+        alive.clear()
+        loss = transducer.loss(*batch, chunk=chunk)
+        there = [output() is not None for output in alive]
+        loss.sum().backward()
+        return there
 
     whole = 200 * 21 * (PIECES + 1)
-    assert kept(whole) > whole and kept(whole - 1) == 0
+    assert kept(whole) == [True] and kept(whole // 4) == [False] * 4
+    assert len(alive) == 8 and not any(output() is not None for output in alive)  # each twice
 
 
 # With the gate, which has a fourth matrix as relative positions have; inline has its MLP in its place.
