@@ -7,8 +7,6 @@ import pytest
 
 from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.lm import build
-from asr.training.config import parse_config
-from asr.training.run import train
 
 TEXT = ["THE CAT SAT", "THE CAT RAN", "A DOG SAT", "THE DOG SAT ON THE CAT", "A CAT RAN"] * 10
 
@@ -59,20 +57,13 @@ def test_memory_of_the_processes_is_shown(folder):
     assert all(int(size) > 50 for size in re.search(r"MiB each: (\d+) (\d+)\n", shown).groups())
 
 
-def test_a_transducers_loss_and_decoders_are_compared(corpus, tmp_path):
+def test_a_transducers_losses_are_compared():
     shown = run("transducer", "loss", "--utterances", 2, "--frames", 20, "--tokens", 5, "--pieces", 30)
     losses = re.findall(r"^(?:whole|chunks).* (\d+\.\d{4}) nats a token$", shown, re.MULTILINE)
     assert len(losses) == 3 and len(set(losses)) == 1, shown
-    out = train_hybrid(corpus, tmp_path)
-    options = ["--checkpoint", out / "checkpoints" / "last.ckpt", "--data", corpus, "--splits", "test"]
-    shown = run("transducer", "greedy", *options)
-    assert re.search(r"^label looping .* 10 of 10$", shown, re.MULTILINE), shown
-    assert re.search(r"^RNNTBeamSearch, beam 1 .* of 10$", shown, re.MULTILINE), shown
 
 
-def train_hybrid(corpus, out):
-    options = ["--out", out, "--head", "hybrid", "--transducer.hidden", 8, "--data.folder", corpus]
-    options += ["--data.tokenizer", corpus / "tokenizer.model", "--encoder.size", "XS", "--encoder.layers", 1]
-    options += ["--training.steps", 1, "--training.validate_every", 1, "--training.seconds", 10]
-    train(parse_config([str(option) for option in options]))
-    return out
+def test_a_transducers_decoders_are_compared():
+    shown = run("transducer", "greedy", "--utterances", 1)
+    assert re.search(r"^label looping .* 1 of 1$", shown, re.MULTILINE), shown
+    assert re.search(r"^RNNTBeamSearch, beam 1 .* of 1$", shown, re.MULTILINE), shown
