@@ -43,7 +43,7 @@ from asr.data.pcm import read_pcm
 from asr.data.style import Style, style_of
 from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, MOST_BEAM
-from asr.decoding.posteriors import Posteriors, compute_posteriors, pool_posteriors
+from asr.decoding.posteriors import Posteriors, compute_encoded, compute_posteriors, pool_posteriors
 from asr.decoding.transcription import (
     FORMATS,
     SEGMENTS,
@@ -51,6 +51,7 @@ from asr.decoding.transcription import (
     GreedyDecoder,
     LMDecoder,
     Output,
+    TransducerDecoder,
     run,
 )
 from asr.decoding.tuning import UNTUNED, Surface, at_bounds, check_dev, format_surface, tune
@@ -79,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     if args.tokenizer:
         check_tokenizer(args.checkpoint, recipe, Tokenizer.load(args.tokenizer))
+    args.head = choose_head(args, recipe)
     set_mode(args.kernels)
     model.to(device)
     try:
@@ -96,10 +98,30 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def choose_head(args: argparse.Namespace, recipe: Recipe) -> str:
+    """The head to decode with; raises UserError where it is not there, or cannot do what is asked for."""
+    heads = recipe.model.heads
+    wants_ctc = [option for option in ("lm", "stream", "segment_seconds") if getattr(args, option)]
+    head = args.head or ("ctc" if wants_ctc and "ctc" in heads else heads[0])
+    if head not in heads:
+        raise UserError(f"--head {head}: {args.checkpoint} has none; its head is {recipe.model.head}")
+    if wants_ctc and head == "transducer":
+        option = wants_ctc[0].replace("_", "-")
+        advice = "--head ctc does it" if "ctc" in heads else f"leave --{option} out"
+        raise UserError(f"--{option} {getattr(args, wants_ctc[0])}: not with a transducer yet; {advice}")
+    return head
+
+
 def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     """Decode splits, print the table, write the results."""
     # Not above: transcribing need not wait for them, nor for matplotlib.
-    from asr.decoding.evaluation import decode_beam, decode_greedy, format_table, write_results
+    from asr.decoding.evaluation import (
+        decode_beam,
+        decode_greedy,
+        decode_transducer,
+        format_table,
+        write_results,
+    )
     from asr.scoring.report.write import report_on
 
     tuned_on = _dev_splits(args) if args.lm and not args.weights else []
@@ -109,36 +131,41 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     started, rows, tuning = time.monotonic(), [], 0.0
     # The pool first: an LM that cannot be used should say so before the acoustic model runs.
     with _beam_pool(args, recipe) if args.lm else nullcontext() as pool:
-        posteriors = {
-            split: compute_posteriors(
+        compute = compute_posteriors if args.head == "ctc" else compute_encoded
+        outputs = {
+            split: compute(
                 model, utterances, recipe.tokenizer, args.batch_seconds, f"{split}, acoustic model"
             )
             for split, utterances in manifests.items()
         }
         if tuned_on:
-            pooled = pool_posteriors([posteriors[split] for split in tuned_on])
+            pooled = pool_posteriors([outputs[split] for split in tuned_on])
             begun = time.monotonic()
             written = [styles[split] for split in tuned_on for _ in manifests[split]]
             weights, surface = _tune(pool, pooled, recipe.tokenizer, written, " + ".join(tuned_on))
             tuning = time.monotonic() - begun
         for split in args.splits:
-            rows.append(decode_greedy(split, posteriors[split], recipe.tokenizer, styles[split]))
+            found, style = outputs[split], styles[split]
+            if args.head == "ctc":
+                rows.append(decode_greedy(split, found, recipe.tokenizer, style))
+            else:
+                rows.append(decode_transducer(split, found, recipe.tokenizer, model.transducer, style))
             if args.lm:
-                found, style = posteriors[split], styles[split]
                 rows.append(decode_beam(split, found, recipe.tokenizer, pool, args.lm.stem, weights, style))
     seconds = {
         "tuning": tuning,
-        "acoustic model": sum(found.seconds for found in posteriors.values()),
+        "acoustic model": sum(found.seconds for found in outputs.values()),
         "search": sum(row.seconds for row in rows),
         "in all": time.monotonic() - started,
     }
-    hours = sum(found.audio_seconds for found in posteriors.values()) / 3600
+    hours = sum(found.audio_seconds for found in outputs.values()) / 3600
     print(format_table(rows))
     print(f"{hours:.2f} h of audio; " + ", ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items()))
 
     about = {
         "checkpoint": str(args.checkpoint),
         "attention": recipe.model.attention,
+        "head": args.head,
         "parameters": sum(p.numel() for p in model.parameters()),
         "computed": describe(model),
         "command": " ".join(["python", *sys.argv]),
@@ -150,7 +177,7 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     if surface:
         about["tuning"] = [[*point, wer] for point, wer in sorted(surface.items())]
     about["seconds"] = {name: round(taken, 2) for name, taken in seconds.items()}
-    write_results(args.out, rows, posteriors, about)
+    write_results(args.out, rows, outputs, about)
     print(f"written to {args.out / 'wer.json'}")
     print(f"error report in {report_on(args.out)}")
 
@@ -162,6 +189,8 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
     def go(decoder: Decoder) -> int:
         return run(args.audio, output, model, decoder, args.batch_seconds, args.segment_seconds)
 
+    if args.head == "transducer":
+        return go(TransducerDecoder(recipe.tokenizer, model.framing.seconds, model.transducer))
     if not args.lm:
         return go(GreedyDecoder(recipe.tokenizer, model.framing.seconds))
     weights = args.weights or UNTUNED
@@ -304,6 +333,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tune-on", nargs="+", default=[], help="dev splits to tune on (default: all dev* in --data)")
     add("--beam", type=int, default=BEAM, help="hypotheses kept in beam search (%(default)s)")
     add("--out", type=Path, help="folder for wer.json and the hypotheses, or for transcripts")
+    add(
+        "--head",
+        choices=("ctc", "transducer"),
+        help="of a model that has both, the one to decode with (default: transducer, but ctc with --lm)",
+    )
     add("--attention", default="", help="refuse a checkpoint trained with another mechanism or list of them")
     add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokenizer")
     add("--batch-seconds", type=float, default=120.0, help="audio in a batch (%(default)s)")

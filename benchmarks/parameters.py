@@ -1,6 +1,8 @@
 """Parameters of the encoder with each attention mechanism, at its default and with the local extras.
 
-python benchmarks/parameters.py [--size S]
+python benchmarks/parameters.py [--size S] [--transducer PIECES]
+
+With --transducer, those of encoder and transducer (one LSTM layer of 320) over so many pieces.
 """
 
 import argparse
@@ -9,13 +11,15 @@ from asr.attention import ATTENTIONS
 from asr.errors import run_program
 from asr.model.conformer import SIZES, Encoder, EncoderConfig
 from asr.model.frontend import FrontendConfig
+from asr.model.transducer import Transducer, TransducerConfig
 
 
-def count(size: str, attention: str, **extras) -> int:
-    """Parameters of the encoder alone: the head's depend on the vocabulary."""
+def count(size: str, attention: str, pieces: int = 0, **extras) -> int:
+    """Parameters of the encoder, with those of a transducer over so many ``pieces`` if there are any."""
     options = ATTENTIONS[attention].Options(**extras)
     encoder = Encoder(EncoderConfig(size), FrontendConfig().mels, attention, "auto", {attention: options})
-    return sum(p.numel() for p in encoder.parameters())
+    modules = [encoder, *([Transducer(encoder.dim, pieces, TransducerConfig())] if pieces else [])]
+    return sum(p.numel() for module in modules for p in module.parameters())
 
 
 def main() -> None:
@@ -26,13 +30,15 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--size", choices=SIZES, default="S", help="size of the encoder (%(default)s)")
+    parser.add_argument("--transducer", type=int, default=0, metavar="PIECES", help="count one in, too")
     args = parser.parse_args()
-    print(f"encoder {args.size}: parameters")
+    whole = f" with a transducer over {args.transducer} pieces" if args.transducer else ""
+    print(f"encoder {args.size}{whole}: parameters")
     head = f"{'attention':10} {'positions':10} {'bare':>11} {'lepe 5':>11} {'gate plain':>11} {'both':>11}"
     print(f"{head}\n{'-' * len(head)}")
     for name, mechanism in ATTENTIONS.items():
         extras = [{}, {"lepe": 5}, {"gate": "plain"}, {"lepe": 5, "gate": "plain"}]
-        counts = "".join(f"{count(args.size, name, **extra):12,}" for extra in extras)
+        counts = "".join(f"{count(args.size, name, args.transducer, **extra):12,}" for extra in extras)
         print(f"{name:10} {mechanism.POSITIONS[0]:10}{counts}")
 
 

@@ -81,3 +81,15 @@ def test_words_are_counted_where_nobody_speaks(folder, corpus):
     for kind in ("white", "two at once"):  # a word in each clip of half a second
         assert re.search(rf"^{kind} +120\.0$", shown, re.MULTILINE), shown
     assert re.search(r"^silence +0\.0$", shown, re.MULTILINE), shown
+
+
+def test_a_transducers_losses_are_compared():
+    shown = run("transducer", "loss", "--utterances", 2, "--frames", 20, "--tokens", 5, "--pieces", 30)
+    losses = re.findall(r"^(?:whole|chunks).* (\d+\.\d{4}) nats a token$", shown, re.MULTILINE)
+    assert len(losses) == 3 and len(set(losses)) == 1, shown
+
+
+def test_a_transducers_decoders_are_compared():
+    shown = run("transducer", "greedy", "--utterances", 1)
+    assert re.search(r"^label looping .* 1 of 1$", shown, re.MULTILINE), shown
+    assert re.search(r"^RNNTBeamSearch, beam 1 .* of 1$", shown, re.MULTILINE), shown

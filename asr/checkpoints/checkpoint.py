@@ -26,8 +26,7 @@ from asr.errors import UserError
 from asr.files import atomic_path
 from asr.model.config import ModelConfig, model_from_dict, model_to_dict
 from asr.model.conformer import Encoder, resolve_size
-from asr.model.ctc import CTCHead
-from asr.model.recogniser import Model
+from asr.model.recogniser import Model, make_heads
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 _FORMAT = 1
@@ -240,12 +239,12 @@ def _check_sizes(content: dict[str, Any], recipe: Recipe, path: str | Path) -> N
         with torch.device("meta"):
             mels = config.frontend.mels
             encoder = Encoder(size, mels, config.attention, config.positions, config.options)
-            head = CTCHead(encoder.dim, recipe.tokenizer.pieces)
+            heads = make_heads(config, encoder.dim, recipe.tokenizer.pieces)
     except UserError as error:
         raise UserError(f"{misfit}: {error}") from None
     except (RuntimeError, TypeError, OverflowError):  # what PyTorch makes of a size beyond its integers
         raise UserError(f"{misfit}: a size in it is out of range") from None
-    for name, wanted in nn.ModuleDict({"encoder": encoder, "head": head}).state_dict().items():
+    for name, wanted in nn.ModuleDict({"encoder": encoder, **heads}).state_dict().items():
         has = found.get(name)
         if not isinstance(has, Tensor) or has.shape != wanted.shape:
             has = tuple(has.shape) if isinstance(has, Tensor) else "missing"
@@ -255,7 +254,7 @@ def _check_sizes(content: dict[str, Any], recipe: Recipe, path: str | Path) -> N
 def check_same(path: str | Path, found: Recipe, config: ModelConfig, tokenizer: Tokenizer) -> None:
     """Raise UserError unless a checkpoint was trained with this model and tokenizer."""
     here, there = model_to_dict(config), model_to_dict(found.model)
-    for name in ("attention", "positions", "options", "encoder", "frontend"):
+    for name in ("attention", "positions", "options", "encoder", "frontend", "head", "transducer"):
         if here[name] != there[name]:
             raise UserError(f"{path}: trained with {name} {there[name]}, but this run asks for {here[name]}")
     check_tokenizer(path, found, tokenizer)

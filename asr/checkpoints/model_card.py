@@ -14,14 +14,15 @@ from asr.model.conformer import resolve_size
 from asr.model.frames import SAMPLE_RATE
 
 _CARD = """\
-# Speech recognition: Conformer-CTC, {attention} attention
+# Speech recognition: Conformer-{kind_of_head}, {attention} attention
 
 | | |
 |---|---|
 | attention | {about} |
 | encoder | {layers} blocks, dimension {dim}, {heads} heads, convolution over {kernel} frames |
 | parameters | {parameters:,} |
-| output | CTC over {pieces} SentencePiece pieces (tokenizer {digest}) and the blank; {frame:g} ms a frame |
+| output | {head} over {pieces} SentencePiece pieces (tokenizer {digest}) and the blank |
+| frames | {frame:g} ms each |
 | input | {rate} Hz, one channel; {mels} log-mel bins up to {f_max:g} Hz |
 | training | {training} |
 | weights | fp32, {kind} |
@@ -38,8 +39,8 @@ With the recipe's programs (`decode.py --help`), this folder in the place of a c
     python decode.py --checkpoint FOLDER --data data/NAME --splits test --out results{lm}
 
 Recordings of other rates are resampled and channels averaged. `python train.py --init FOLDER` starts
-training from these weights, and `python -m asr.checkpoints.onnx_export FOLDER --out model.onnx` makes an
-ONNX file. Nothing in the folder is a pickle.
+training from these weights{onnx}.
+Nothing in the folder is a pickle.
 
 ## Limits
 
@@ -52,6 +53,17 @@ ONNX file. Nothing in the folder is a pickle.
 
 {origin}
 """
+
+# By --head: in the title, and as the output.
+_HEADS = {
+    "ctc": ("CTC", "CTC"),
+    "transducer": ("Transducer", "transducer{size}"),
+    "hybrid": (
+        "Transducer-CTC",
+        "transducer{size}, which decodes unless `--head ctc` or `--lm` is given, and CTC,",
+    ),
+}
+_ONNX = ", and `python -m asr.checkpoints.onnx_export FOLDER --out model.onnx` makes an\nONNX file"
 
 _UNKNOWN_ORIGIN = """\
 To be stated by whoever shares this folder: the corpora the model was trained on and their licences, and the
@@ -102,6 +114,9 @@ def model_card(
         origin: the models of others that it was made from.
     """
     encoder = resolve_size(config.encoder)
+    title, head = _HEADS[config.head]
+    transducer = config.transducer
+    size = f" (LSTM {transducer.layers} x {transducer.hidden}, joint network {transducer.joint})"
     steps, seconds = trained
     lm = ""
     if results and "lm_weight" in results:
@@ -110,6 +125,9 @@ def model_card(
         lm += f" --unknown-penalty {results['unknown_penalty']:g}"
     return _CARD.format(
         attention=config.attention,
+        kind_of_head=title,
+        head=head.format(size=size),
+        onnx=_ONNX if "ctc" in config.heads else "",
         about=_attention(config),
         layers=encoder.layers,
         dim=encoder.dim,

@@ -215,6 +215,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.is_dir():
         raise UserError(f"--out {args.out}: a folder; name a file in it")
     model, recipe = load_model(args.checkpoint)
+    if model.head is None:
+        raise UserError(
+            f"{args.checkpoint}: a transducer without a CTC head; only CTC is exported to ONNX yet"
+        )
+    if model.transducer:
+        print("a hybrid: encoder and CTC head are exported, the transducer is not")
     print(f"exporting {recipe.model.attention}, {len(model.encoder.blocks)} blocks (some seconds a block)")
     data = to_onnx(model, recipe, args.waveforms)
     difference = largest_difference(data, model, args.waveforms)

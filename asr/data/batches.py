@@ -72,15 +72,17 @@ def split_trainable(
     max_seconds: float,
     fastest: float,
     transcripts: Transcripts = "needed",
+    frames_for_pieces: bool = True,
 ) -> tuple[list[Utterance], list[Excluded]]:
     """Part the utterances that can be trained on from those that cannot.
 
     Args:
-        framing: the model's, whose frames CTC needs one of for every piece.
+        framing: the model's.
         max_seconds: the longest utterance taken.
         fastest: greatest factor of speed perturbation; it shortens an utterance by as much.
         transcripts: needed; welcome (an utterance without a word is kept for what a teacher says of it, one
             whose words do not fit is not); or unread (only its length matters).
+        frames_for_pieces: whether every piece needs a frame, as CTC has it.
     """
     kept, excluded = [], []
     for utterance in utterances:
@@ -96,7 +98,7 @@ def split_trainable(
             cause, detail = "letters that the tokenizer lacks", utterance.text
         elif utterance.duration > max_seconds:
             cause, detail = "too long", f"{utterance.duration:.1f} s"
-        elif lacking > 0:
+        elif frames_for_pieces and lacking > 0:
             cause, detail = "more tokens than frames", f"{lacking} frames more would do"
         if cause:
             excluded.append(Excluded(utterance.id, utterance.audio, cause, detail))

@@ -12,9 +12,11 @@ import torch
 from asr.data.style import Style
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.greedy import greedy
-from asr.decoding.posteriors import Posteriors
+from asr.decoding.label_looping import greedy_in_batches
+from asr.decoding.posteriors import Encoded, Posteriors
 from asr.decoding.weights import Weights
 from asr.files import atomic_write
+from asr.model.transducer import Transducer
 from asr.scoring.errors import Score, score, write_trn
 from asr.scoring.report.errs import format_errs
 from asr.scoring.report.results import Decoded, decoded_path, write_decoded
@@ -45,6 +47,16 @@ def decode_greedy(split: str, posteriors: Posteriors, tokenizer: Tokenizer, styl
     return _row(split, "none", posteriors, hypotheses, time.monotonic() - started)
 
 
+def decode_transducer(
+    split: str, encoded: Encoded, tokenizer: Tokenizer, transducer: Transducer, style: Style
+) -> Row:
+    """A transducer's likeliest next class again and again, without an LM; in a style, the references'."""
+    started = time.monotonic()
+    found = greedy_in_batches(transducer, encoded.frames)
+    hypotheses = [style.apply(tokenizer.decode(item.classes)) for item in found]
+    return _row(split, "none", encoded, hypotheses, time.monotonic() - started)
+
+
 def decode_beam(
     split: str,
     posteriors: Posteriors,
@@ -61,9 +73,9 @@ def decode_beam(
     return _row(split, lm_name, posteriors, hypotheses, time.monotonic() - started)
 
 
-def _row(split: str, lm: str, posteriors: Posteriors, hypotheses: list[str], seconds: float) -> Row:
-    rtf = (posteriors.seconds + seconds) / posteriors.audio_seconds
-    return Row(split, lm, score(posteriors.references, hypotheses), rtf, hypotheses, seconds)
+def _row(split: str, lm: str, found: Posteriors | Encoded, hypotheses: list[str], seconds: float) -> Row:
+    rtf = (found.seconds + seconds) / found.audio_seconds
+    return Row(split, lm, score(found.references, hypotheses), rtf, hypotheses, seconds)
 
 
 def format_table(rows: Sequence[Row]) -> str:
@@ -82,7 +94,9 @@ def format_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write_results(out: Path, rows: Sequence[Row], posteriors: dict[str, Posteriors], about: dict) -> None:
+def write_results(
+    out: Path, rows: Sequence[Row], found: dict[str, Posteriors] | dict[str, Encoded], about: dict
+) -> None:
     """Write wer.json, the table, and per row what asr.scoring.report reads and what a person or sclite does.
 
     For a split and an LM: ``SPLIT.LM.jsonl`` (report/results.py), ``errs-SPLIT-LM.txt`` with every error
@@ -93,7 +107,7 @@ def write_results(out: Path, rows: Sequence[Row], posteriors: dict[str, Posterio
     for row in rows:
         decoded = [
             Decoded(item.id, item.text, hypothesis, item.speaker, item.duration)
-            for item, hypothesis in zip(posteriors[row.split].utterances, row.hypotheses, strict=True)
+            for item, hypothesis in zip(found[row.split].utterances, row.hypotheses, strict=True)
         ]
         ids = [item.id for item in decoded]
         write_trn(out / f"{row.split}.ref.trn", ids, [item.ref for item in decoded])

@@ -1,11 +1,11 @@
-"""The acoustic model's part of decoding: waveforms to posteriors, in batches of like length.
+"""The acoustic model's part of decoding: waveforms to posteriors or encoded frames, in batches.
 
-A recording whose samples are all the same, as of a muted microphone, is blank in every frame, whatever the
-model.
+A recording whose samples are all the same, as of a muted microphone, has the blank in every frame of its
+posteriors, whatever the model.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,20 +18,17 @@ from asr.data.manifest import Utterance
 from asr.data.prefetch import prefetch
 from asr.data.tokenizer import Tokenizer
 from asr.model.ctc import BLANK
-from asr.model.long import long_log_probs
+from asr.model.long import long_encoded, long_log_probs
 from asr.model.recogniser import Model
 
 _NEVER = -1e4  # log-probability; beam search would make NaN of minus infinity times nothing
 _PART = 1 << 20  # samples
 
 
-@dataclass(frozen=True)
-class Posteriors:
+class _Split:
     """A split after the acoustic model."""
 
     utterances: list[Utterance]
-    log_probs: list[np.ndarray]  # (N, classes) fp32 each
-    seconds: float  # time it took
 
     @property
     def audio_seconds(self) -> float:
@@ -42,6 +39,24 @@ class Posteriors:
     def references(self) -> list[str]:
         """What was said."""
         return [utterance.text for utterance in self.utterances]
+
+
+@dataclass(frozen=True)
+class Posteriors(_Split):
+    """A split after the encoder and its CTC head."""
+
+    utterances: list[Utterance]
+    log_probs: list[np.ndarray]  # (N, classes) fp32 each
+    seconds: float  # time it took
+
+
+@dataclass(frozen=True)
+class Encoded(_Split):
+    """A split after the encoder, for a transducer to decode."""
+
+    utterances: list[Utterance]
+    frames: list[np.ndarray]  # (N, D) fp32 each
+    seconds: float  # time it took
 
 
 def pool_posteriors(parts: Sequence[Posteriors]) -> Posteriors:
@@ -60,6 +75,28 @@ def compute_posteriors(
 
     An utterance longer than a batch goes through the model in chunks (asr/model/long.py): the same.
     """
+    args = utterances, tokenizer, batch_seconds, show
+    return Posteriors(utterances, *_in_batches(model, *args, log_probs_of, _long_log_probs))
+
+
+def compute_encoded(
+    model: Model, utterances: list[Utterance], tokenizer: Tokenizer, batch_seconds: float, show: str
+) -> Encoded:
+    """As ``compute_posteriors``, without the CTC head."""
+    args = utterances, tokenizer, batch_seconds, show
+    return Encoded(utterances, *_in_batches(model, *args, encoded_of, _long_encoded))
+
+
+def _in_batches(
+    model: Model,
+    utterances: list[Utterance],
+    tokenizer: Tokenizer,
+    batch_seconds: float,
+    show: str,
+    short: Callable[[Model, Tensor, Tensor], list[np.ndarray]],
+    long: Callable[[Model, Tensor, str], np.ndarray],
+) -> tuple[list[np.ndarray], float]:
+    """What ``short`` makes of each batch, ``long`` of an utterance longer than one; the seconds it took."""
     started = time.monotonic()
     dataset = SpeechDataset(utterances, tokenizer)
     batches = make_batches([utterance.duration for utterance in utterances], batch_seconds, rng=None)
@@ -68,28 +105,21 @@ def compute_posteriors(
     with tqdm(total=len(utterances), desc=show, unit="utt", leave=False, disable=None) as bar:
         for indices, batch in zip(batches, read, strict=True):
             if utterances[indices[0]].duration > batch_seconds:
-                rows = [_in_chunks(model, batch.waveforms[0], batch.ids[0])]
+                rows = [long(model, batch.waveforms[0], batch.ids[0])]
             else:
-                rows = log_probs_of(model, batch.waveforms, batch.lengths)
+                rows = short(model, batch.waveforms, batch.lengths)
             found |= zip(indices, rows, strict=True)
             bar.update(len(indices))
-    log_probs = [found[index] for index in range(len(utterances))]
-    return Posteriors(utterances, log_probs, time.monotonic() - started)
+    return [found[index] for index in range(len(utterances))], time.monotonic() - started
 
 
 @torch.inference_mode()
 def log_probs_of(model: Model, waveforms: Tensor, lengths: Tensor) -> list[np.ndarray]:
     """Log-probabilities (N, classes) fp32 of each utterance, on the CPU, of a batch (B, S), lengths (B,)."""
     device = next(model.parameters()).device
-    log_probs, frames = model(waveforms.to(device), lengths.to(device))
-    log_probs = log_probs.cpu().numpy()
-    found = []
-    for row, frame_count, waveform, samples in zip(
-        log_probs, frames.tolist(), waveforms, lengths.tolist(), strict=True
-    ):
-        row = row[:frame_count].copy()  # a view would keep the whole batch
-        found.append(row if _sounds(waveform[:samples]) else _blanks(row))
-    return found
+    rows = _rows(*model(waveforms.to(device), lengths.to(device)))
+    alone = zip(rows, waveforms, lengths.tolist(), strict=True)
+    return [row if _sounds(waveform[:samples]) else _blanks(row) for row, waveform, samples in alone]
 
 
 def long_log_probs_of(model: Model, waveform: Tensor | Iterable[Tensor], show: str) -> Iterator[np.ndarray]:
@@ -122,5 +152,22 @@ def _blanks(log_probs: np.ndarray) -> np.ndarray:
     return certain
 
 
-def _in_chunks(model: Model, waveform: torch.Tensor, show: str) -> np.ndarray:
+@torch.inference_mode()
+def encoded_of(model: Model, waveforms: Tensor, lengths: Tensor) -> list[np.ndarray]:
+    """Encoded frames (N, D) fp32 of each utterance, on the CPU, of a batch (B, S), lengths (B,)."""
+    device = next(model.parameters()).device
+    return _rows(*model.encode(waveforms.to(device), lengths.to(device)))
+
+
+def _rows(batch: Tensor, lengths: Tensor) -> list[np.ndarray]:
+    # A view would keep the whole batch.
+    rows = batch.float().cpu().numpy()
+    return [row[:length].copy() for row, length in zip(rows, lengths.tolist(), strict=True)]
+
+
+def _long_encoded(model: Model, waveform: Tensor, show: str) -> np.ndarray:
+    return long_encoded(model, waveform, show=show).cpu().numpy()
+
+
+def _long_log_probs(model: Model, waveform: Tensor, show: str) -> np.ndarray:
     return np.concatenate(list(long_log_probs_of(model, waveform, show)))

@@ -23,16 +23,18 @@ from asr.data.batches import make_batches
 from asr.data.prefetch import prefetch
 from asr.data.recordings import Recording, fault, find_recordings
 from asr.data.tokenizer import Tokenizer
-from asr.decoding.alignment import Word, best_path, collapse, forced_path, words_on_path
+from asr.decoding.alignment import Word, best_path, collapse, forced_path, words_of_pieces, words_on_path
 from asr.decoding.captions import Transcript, as_json, as_srt, as_text, as_vtt
+from asr.decoding.label_looping import greedy_in_batches
 from asr.decoding.pauses import LONGEST, cut_at_pauses
-from asr.decoding.posteriors import log_probs_of, long_log_probs_of
+from asr.decoding.posteriors import encoded_of, log_probs_of, long_log_probs_of
 from asr.decoding.segments import segment_log_probs
 from asr.decoding.weights import Weights
 from asr.errors import FULL, UserError, report
 from asr.files import atomic_write
-from asr.model.long import seconds_bar
+from asr.model.long import long_encoded, seconds_bar
 from asr.model.recogniser import Model
+from asr.model.transducer import Transducer
 
 if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool  # with Numba, which greedy decoding does without
@@ -41,7 +43,8 @@ FORMATS = ("txt", "json", "srt", "vtt")
 WINDOW = 8  # batches of short recordings whose transcripts come together
 SEGMENTS = 16  # of up to 40 s, that are searched together for each process of beam search
 
-Parts = Iterable[np.ndarray]  # of one recording: log-probabilities (n, classes) fp32, part by part
+# Of one recording, part by part, fp32: CTC's log-probabilities (n, classes), a transducer's frames (n, D).
+Parts = Iterable[np.ndarray]
 Spoken = tuple[str, list[Word]]  # a recording's text, and its words with their times
 
 # Errors that are not about one recording: of an option or a process, of memory, of a device.
@@ -51,7 +54,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class GreedyDecoder:
-    """Recordings' posteriors to what was said, without an LM.
+    """Recordings' posteriors to what was said, by CTC's best path, without an LM.
 
     Args:
         tokenizer: the acoustic model's.
@@ -117,7 +120,30 @@ class LMDecoder:
         return [(" ".join(text), times) for text, times in zip(texts, words, strict=True)]
 
 
-Decoder = GreedyDecoder | LMDecoder
+class TransducerDecoder:
+    """Recordings' encoded frames to what was said, by a transducer, greedily, without an LM.
+
+    Args:
+        tokenizer: the acoustic model's.
+        frame_seconds: that one of its frames stands for.
+        transducer: the acoustic model's.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, frame_seconds: float, transducer: Transducer) -> None:
+        self.tokenizer, self.frame_seconds, self.transducer = tokenizer, frame_seconds, transducer
+
+    def __call__(self, recordings: Sequence[Parts], seconds: float) -> list[Spoken]:
+        """Decode recordings that last so many ``seconds`` in all."""
+        frames = [np.concatenate(list(parts)) for parts in recordings]
+        return [self._spoken(*found) for found in greedy_in_batches(self.transducer, frames)]
+
+    def _spoken(self, classes: list[int], frames: list[int], log_probs: list[float]) -> Spoken:
+        starts = np.array(frames, int)
+        said = np.array(classes, int), starts, starts + 1, np.array(log_probs)
+        return self.tokenizer.decode(classes), words_of_pieces(*said, self.tokenizer, self.frame_seconds)
+
+
+Decoder = GreedyDecoder | LMDecoder | TransducerDecoder
 
 
 def transcribe(
@@ -170,7 +196,9 @@ def _transcribe_long(
     def decode(paths: list[Path]) -> list[Spoken]:
         [path] = paths
         samples = prefetch(audio.stream(path))
-        if segment_seconds:
+        if isinstance(decoder, TransducerDecoder):
+            parts = iter([long_encoded(model, samples, show=path.name).cpu().numpy()])
+        elif segment_seconds:
             together = max(1, int(batch_seconds / segment_seconds))
             parts = segment_log_probs(model, samples, segment_seconds, together)
         else:
@@ -187,7 +215,8 @@ def _transcribe_short(
 ) -> Iterator[Transcript | UserError]:
     recordings = [item for item in window if isinstance(item, Recording)]
     seconds = sum(recording.seconds for recording in recordings)
-    found = _posteriors(recordings, model, batch_seconds)
+    outputs_of = encoded_of if isinstance(decoder, TransducerDecoder) else log_probs_of
+    found = _encode(recordings, model, batch_seconds, outputs_of)
     parts = {item: [outcome] for item, outcome in found.items() if isinstance(outcome, np.ndarray)}
     spoken = _each(lambda several: decoder(several, seconds), list(parts.values()))
     outcomes = found | dict(zip(parts, spoken, strict=True))
@@ -195,14 +224,17 @@ def _transcribe_short(
         yield _transcript(item, outcomes[item]) if isinstance(item, Recording) else item
 
 
-def _posteriors(
-    recordings: list[Recording], model: Model, batch_seconds: float
+def _encode(
+    recordings: list[Recording],
+    model: Model,
+    batch_seconds: float,
+    outputs_of: Callable[[Model, Tensor, Tensor], list[np.ndarray]],
 ) -> dict[Recording, np.ndarray | Exception]:
-    """Log-probabilities (N, classes) of each, or why there are none."""
+    """What ``outputs_of`` makes of each, (N, ...), or why there is nothing."""
 
     def encode(waveforms: list[Tensor]) -> list[np.ndarray]:
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
-        return log_probs_of(model, pad_sequence(waveforms, batch_first=True), lengths)
+        return outputs_of(model, pad_sequence(waveforms, batch_first=True), lengths)
 
     seconds = [recording.seconds for recording in recordings]
     batches = [[recordings[i] for i in batch] for batch in make_batches(seconds, batch_seconds, rng=None)]

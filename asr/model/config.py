@@ -12,6 +12,9 @@ from asr.errors import UserError
 from asr.model.conformer import EncoderConfig
 from asr.model.frames import Framing
 from asr.model.frontend import FrontendConfig
+from asr.model.transducer import TransducerConfig
+
+HEADS = ("ctc", "transducer", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class ModelConfig:
         options: the mechanisms' options by their names; defaults are filled in.
         encoder: size and shape of the Conformer.
         frontend: features and their augmentation.
+        head: what reads the encoder: ctc, transducer, or both (hybrid).
+        transducer: size of the transducer, if there is one.
     """
 
     attention: str = "mala"
@@ -31,15 +36,20 @@ class ModelConfig:
     options: Mapping[str, Any] | None = None
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
+    head: str = "ctc"
+    transducer: TransducerConfig = field(default_factory=TransducerConfig)
 
     def __post_init__(self) -> None:
-        """Raise UserError for an unknown mechanism or a number out of its bounds, whoever wrote it."""
+        """Raise UserError for an unknown mechanism or head or a number out of bounds, whoever wrote it."""
+        if self.head not in HEADS:
+            raise UserError(f"--head {self.head}: choose one of {', '.join(HEADS)}")
         names = dict.fromkeys(parse_attention(self.attention))
         given = self.options or {}
         options = {name: given.get(name) or ATTENTIONS[name].Options() for name in names}
         object.__setattr__(self, "options", options)
         check_bounds(self.encoder, "encoder")
         check_bounds(self.frontend, "frontend")
+        check_bounds(self.transducer, "transducer")
         for name, chosen in self.options.items():
             check_bounds(chosen, name)
 
@@ -47,6 +57,11 @@ class ModelConfig:
     def framing(self) -> Framing:
         """How the model divides time."""
         return Framing(self.frontend.framing_edges, self.encoder.subsampling.factor)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Those that there are, of ctc and transducer; the one that decodes unless told otherwise first."""
+        return ("transducer", "ctc") if self.head == "hybrid" else (self.head,)
 
 
 def model_to_dict(config: ModelConfig) -> dict[str, Any]:
@@ -65,6 +80,8 @@ def model_from_dict(plain: dict[str, Any]) -> ModelConfig:
     sections = {"encoder": EncoderConfig, "frontend": FrontendConfig}
     try:
         parts = {name: _section(cls, plain[name], name) for name, cls in sections.items()}
+        if "transducer" in plain:  # which there was none of before
+            parts["transducer"] = _section(TransducerConfig, plain["transducer"], "transducer")
         options = plain["options"]
         if attention in ATTENTIONS and attention not in options:
             options = {attention: options}  # as it was written before there were lists

@@ -39,14 +39,20 @@ def long_log_probs(
     Yields:
         (n, classes) fp32 on the model's device for consecutive chunks of n frames.
     """
-    with torch.inference_mode():
-        features = long_features(model.frontend, waveform, model.framing.factor * chunk)
-        encoded = encode_long(model.encoder, features, chunk, show)
-        del features
+    encoded = long_encoded(model, waveform, chunk, show)
     for start, end in _spans(len(encoded), chunk):
         with torch.inference_mode():  # not around the yield: the caller's code is none of its business
-            log_probs = model.head(encoded[None, start:end])[0]
+            log_probs = model.log_probs(encoded[None, start:end])[0]
         yield log_probs
+
+
+@torch.inference_mode()
+def long_encoded(
+    model: Model, waveform: Tensor | Iterable[Tensor], chunk: int = CHUNK, show: str = ""
+) -> Tensor:
+    """Encoded frames (N, D) of one recording, on the model's device; for the rest see ``long_log_probs``."""
+    features = long_features(model.frontend, waveform, model.framing.factor * chunk)
+    return encode_long(model.encoder, features, chunk, show)
 
 
 @torch.inference_mode()

@@ -117,7 +117,7 @@ class Stream:
         for number, block in enumerate(encoder.blocks):
             x, self._past[number] = block.advance(x, frames, self._past[number])
         self.frames += n
-        return self.model.head(x)[0]
+        return self.model.log_probs(x)[0]
 
     def _nothing(self) -> Tensor:
         return torch.empty(0, self.model.head.project.out_features, device=self._device)

@@ -14,9 +14,10 @@ from jsonargparse import ArgumentParser, Namespace
 
 from asr.attention import ATTENTIONS, parse_attention
 from asr.errors import UserError, run_program
-from asr.model.config import ModelConfig, check_ranges, model_ranges, model_to_dict
+from asr.model.config import HEADS, ModelConfig, check_ranges, model_ranges, model_to_dict
 from asr.model.conformer import SIZES, EncoderConfig
 from asr.model.frontend import FrontendConfig
+from asr.model.transducer import TransducerConfig
 from asr.training.beginning import model_to_begin_from
 
 
@@ -64,8 +65,9 @@ class TrainingConfig:
             decoded; 0 for none.
         teacher: checkpoint, exported folder or FILE.nemo, with the same tokenizer and frame rate, to learn
             from by the three losses named distil; none where it is empty.
-        ctc: weight of CTC on the transcripts; 0 reads none. With a teacher, utterances without a transcript
-            are trained on too, by what it says of them.
+        ctc: weight of CTC on the transcripts, where there is a CTC head. With a teacher, utterances without a
+            transcript are trained on too, by what it says of them; with 0, and no transducer, none is read.
+        transducer: weight of the transducer's loss; 1 where there is a transducer and nothing is said.
         distil_posteriors: weight of the divergence of CTC posteriors from the teacher's, in nats a frame.
         distil_encoder: weight of the mean squared difference of the last layer from the teacher's.
         distil_attention: weight of the relative squared error of each layer's attention, given the teacher's
@@ -81,6 +83,8 @@ class TrainingConfig:
             frame then sees its chunk and what comes before it. []: every batch has the full context.
         chunk_share: of the batches that go in chunks; the others have the full context.
         intermediate: weight of a second CTC loss, on the middle block (0.3 in its paper); 0 for none.
+        variational_noise: deviation of the noise on the transducer's weights while gradients are computed; 0
+            for none (the Conformer paper has some, and does not say how much; SpecAugment's LAS had 0.075).
         skip_limit: the run ends after so many steps in a row whose gradient is not finite; such steps
             are skipped and listed in skipped.jsonl.
         validate_every: steps between validations, each of which writes a checkpoint.
@@ -110,6 +114,7 @@ class TrainingConfig:
     average: float = 0.999
     teacher: str = ""
     ctc: float = 1.0
+    transducer: float | None = None
     distil_posteriors: float = 0.0
     distil_encoder: float = 0.0
     distil_attention: float = 0.0
@@ -119,6 +124,7 @@ class TrainingConfig:
     chunks: list[int] = field(default_factory=list)
     chunk_share: float = 0.5
     intermediate: float = 0.0
+    variational_noise: float = 0.0
     skip_limit: int = 20
     validate_every: int = 2_000
     seed: int = 1
@@ -136,13 +142,18 @@ class TrainingConfig:
 
     @property
     def uses_head(self) -> bool:
-        """Whether a loss wants the student's log-probabilities."""
+        """Whether a loss wants the CTC head's log-probabilities."""
         return self.ctc + self.distil_posteriors > 0
+
+    @property
+    def uses_transcripts(self) -> bool:
+        """Whether a loss wants them."""
+        return self.ctc + (self.transducer or 0) > 0
 
     @property
     def uses_encoder(self) -> bool:
         """Whether a loss wants the student's own last layer, and not its attention layers alone."""
-        return self.uses_head or self.distil_encoder > 0
+        return self.uses_head or self.uses_transcripts or self.distil_encoder > 0
 
 
 @dataclass(frozen=True)
@@ -174,13 +185,15 @@ def parse_config(argv: list[str] | None = None) -> Config:
         raise UserError(_first_line(error)) from None
     config = _to_config(parsed)
     _check_mechanisms(argv, given, config.model.attention)
+    _check_heads(given, config.model.head)
     return config
 
 
 def _defaults_from(other: ModelConfig, given: Namespace) -> dict[str, Any]:
     """What the model to begin from gives in the place of the parser's defaults."""
     plain = model_to_dict(other)
-    sections = {**plain.pop("options"), "encoder": plain.pop("encoder"), "frontend": plain.pop("frontend")}
+    sections = {name: plain.pop(name) for name in ("encoder", "frontend", "transducer")}
+    sections |= plain.pop("options")
     if given.get("attention", other.attention) != other.attention:
         del plain["positions"]  # which another mechanism need not take
     if given.get("encoder.size"):  # says them too
@@ -194,6 +207,8 @@ def dump_config(config: Config) -> str:
 
     plain = model_to_dict(config.model)
     plain |= {name: options for name, options in plain.pop("options").items() if options}
+    if "transducer" not in config.model.heads:
+        del plain["transducer"]
     plain |= {"data": asdict(config.data), "training": asdict(config.training)}
     plain |= {"out": str(config.out), "resume": config.resume, "init": config.init}
     return yaml.safe_dump(plain, sort_keys=False)
@@ -202,8 +217,8 @@ def dump_config(config: Config) -> str:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="train.py",
-        description="Train a Conformer with CTC. Start from a recipe's YAML and override what you "
-        "like: train.py --config recipes/demo/conformer_xs.yaml --attention softmax",
+        description="Train a Conformer with CTC, a transducer or both. Start from a recipe's YAML and "
+        "override what you like: train.py --config recipes/demo/conformer_xs.yaml --attention softmax",
         exit_on_error=False,
         default_env=False,
     )
@@ -220,6 +235,13 @@ def _parser() -> ArgumentParser:
         type=str,
         default="auto",
         help="auto: each mechanism's own default; relative (softmax only), rotary, sinusoid, none",
+    )
+    parser.add_argument(
+        "--head",
+        type=Literal[HEADS],
+        default="ctc",
+        help="what reads the encoder: ctc, transducer, or hybrid, which is both (losses added, each with its "
+        "weight --training.ctc, --training.transducer)",
     )
     parser.add_argument("--out", type=str, required=True, help="folder of this run")
     parser.add_argument(
@@ -241,7 +263,7 @@ def _parser() -> ArgumentParser:
         action="store_true",
         help="time a few steps, print parameters, hours, memory and projected time, and leave nothing",
     )
-    sections = {"encoder": EncoderConfig, "frontend": FrontendConfig}
+    sections = {"encoder": EncoderConfig, "frontend": FrontendConfig, "transducer": TransducerConfig}
     sections |= {name: cls.Options for name, cls in ATTENTIONS.items() if fields(cls.Options)}
     sections |= {"data": DataConfig, "training": TrainingConfig}
     for name, section in sections.items():
@@ -277,8 +299,22 @@ def _check_mechanisms(argv: list[str], given: Namespace, attention: str) -> None
 
 def _to_config(parsed: Namespace) -> Config:
     options = {name: getattr(parsed, name, None) for name in parse_attention(parsed.attention)}
-    model = ModelConfig(parsed.attention, parsed.positions, options, parsed.encoder, parsed.frontend)
+    model = ModelConfig(
+        parsed.attention,
+        parsed.positions,
+        options,
+        parsed.encoder,
+        parsed.frontend,
+        parsed.head,
+        parsed.transducer if parsed.head != "ctc" else TransducerConfig(),  # not that of --init
+    )
     training = parsed.training
+    if "ctc" not in model.heads:
+        training = replace(training, ctc=0.0)
+    if "transducer" not in model.heads:
+        training = replace(training, transducer=0.0)
+    elif training.transducer is None:
+        training = replace(training, transducer=1.0)
     training = replace(training, validate_every=min(training.validate_every, training.steps))
     checks = model_ranges(model) | {
         "--data.max_seconds": parsed.data.max_seconds > 0,
@@ -293,6 +329,7 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.clip": training.clip > 0,
         "--training.average": 0 <= training.average < 1,
         "--training.ctc": 0 <= training.ctc < math.inf,
+        "--training.transducer": 0 <= training.transducer < math.inf,
         "--training.distil_posteriors": 0 <= training.distil_posteriors < math.inf,
         "--training.distil_encoder": 0 <= training.distil_encoder < math.inf,
         "--training.distil_attention": 0 <= training.distil_attention < math.inf,
@@ -300,13 +337,14 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.chunks": all(chunk > 0 for chunk in training.chunks),
         "--training.chunk_share": 0 < training.chunk_share <= 1,
         "--training.intermediate": 0 <= training.intermediate < 1,
+        "--training.variational_noise": 0 <= training.variational_noise < math.inf,
         "--training.skip_limit": training.skip_limit > 0,
         "--training.validate_every": training.validate_every > 0,
         "--training.devices": training.devices > 0,
         "--training.nodes": training.nodes > 0,
     }
     check_ranges(checks, parsed)
-    _check_losses(training)
+    _check_losses(training, model)
     if model.encoder.batch_norm == "frozen" and not (parsed.init or parsed.resume):
         raise UserError("--encoder.batch_norm frozen: without --init there are no statistics to keep")
     if training.steps % training.validate_every:
@@ -318,8 +356,19 @@ def _to_config(parsed: Namespace) -> Config:
     return Config(model, parsed.data, training, Path(parsed.out), parsed.resume, parsed.init, parsed.dry_run)
 
 
-def _check_losses(training: TrainingConfig) -> None:
-    """Raise UserError for losses that do not go together."""
+def _check_heads(given: Namespace, head: str) -> None:
+    """Raise UserError for options, on the command line or in files, of a head that is not chosen."""
+    missing = {"ctc": "transducer", "transducer": "ctc"}.get(head)
+    if missing and given.get(f"training.{missing}"):
+        weight = given.get(f"training.{missing}")
+        raise UserError(f"--training.{missing} {weight:g}: wants such a head, but --head is {head}")
+    if missing == "transducer" and given.get("transducer") is not None:
+        option, value = next(iter(vars(given.transducer).items()))
+        raise UserError(f"--transducer.{option} {value}: an option of a transducer, but --head is {head}")
+
+
+def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
+    """Raise UserError for losses that do not go together, or want a head that is not there."""
     distil = [name for name in vars(training) if name.startswith("distil_")]
     if not training.teacher:
         for name in distil:
@@ -330,12 +379,32 @@ def _check_losses(training: TrainingConfig) -> None:
         raise UserError(
             f"--training.teacher {training.teacher}: wants one of {weights}, or it teaches nothing"
         )
-    if not training.ctc and not training.distils:
-        raise UserError("--training.ctc 0: nothing is left to learn from; --training.teacher gives something")
+    if not training.uses_transcripts and not training.distils:
+        weights = " ".join(f"--training.{head} 0" for head in model.heads)
+        raise UserError(f"{weights}: nothing is left to learn from; --training.teacher gives something")
     if training.chunks and training.distil_attention:
         raise UserError(
             f"--training.chunks {training.chunks}: --training.distil_attention has the full context; train "
             "the attention first, then the whole model in chunks"
+        )
+    if model.head == "hybrid" and training.uses_transcripts:
+        for head, weight, other in (
+            ("ctc", training.uses_head, "transducer"),
+            ("transducer", training.transducer, "ctc"),
+        ):
+            if not weight:
+                raise UserError(
+                    f"--training.{head} 0: nothing would train that head; --head {other} leaves it out"
+                )
+    if training.distil_posteriors and "ctc" not in model.heads:
+        raise UserError(
+            f"--training.distil_posteriors {training.distil_posteriors}: wants a CTC head, but --head is "
+            f"{model.head}"
+        )
+    if training.variational_noise and "transducer" not in model.heads:
+        raise UserError(
+            f"--training.variational_noise {training.variational_noise}: wants a transducer, but --head is "
+            f"{model.head}"
         )
     for name in ("intermediate", "consistency"):
         if getattr(training, name) and not training.ctc:

@@ -24,7 +24,7 @@ class TrainingData:
 
     Args:
         config: of the run.
-        tokenizer: decides, with the frames that CTC needs, what can be trained on.
+        tokenizer: decides, with the frames that CTC needs if there is CTC, what can be trained on.
 
     Attributes:
         train: utterances to train on, consecutive ones joined where --data.join says so.
@@ -38,7 +38,7 @@ class TrainingData:
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config = config.data
-        if config.training.ctc and not tokenizer.spells:
+        if config.training.uses_transcripts and not tokenizer.spells:
             raise UserError(
                 f"--data.tokenizer {config.data.tokenizer}: imported without what says how to spell words; "
                 "import the model again with --tokenizer, from its .nemo file, or train without transcripts "
@@ -53,10 +53,11 @@ class TrainingData:
             config.data.max_seconds,
             fastest=max(config.model.frontend.speeds),
             transcripts=_transcripts(config.training),
+            frames_for_pieces=config.training.ctc > 0,
         )
         if not kept:
             raise UserError(f"--data.folder {config.data.folder}: no utterance can be trained on")
-        if config.training.ctc and not any(utterance.transcribed for utterance in kept):
+        if config.training.uses_transcripts and not any(utterance.transcribed for utterance in kept):
             raise UserError(
                 f"--data.train {' '.join(config.data.train)}: no utterance has a transcript; "
                 "--training.ctc 0 trains on what the teacher says alone"
@@ -68,7 +69,10 @@ class TrainingData:
         if not any(utterance.transcribed for utterance in self.dev):
             raise UserError(f"--data.dev {config.data.dev}: no utterance has a word to validate on")
         framing = config.model.framing
-        self.lost = sum(frames_lacking(tokenizer.encode(u.text), u.duration, framing) > 0 for u in self.dev)
+        self.lost = 0
+        if "ctc" in config.model.heads:
+            lacking = (frames_lacking(tokenizer.encode(u.text), u.duration, framing) for u in self.dev)
+            self.lost = sum(frames > 0 for frames in lacking)
 
     @property
     def untranscribed(self) -> list[Utterance | Joined]:
@@ -99,7 +103,7 @@ class TrainingData:
 
 
 def _transcripts(training: TrainingConfig) -> Transcripts:
-    if not training.ctc:
+    if not training.uses_transcripts:
         return "unread"
     return "welcome" if training.distils else "needed"
 

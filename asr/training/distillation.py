@@ -97,6 +97,8 @@ def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokeni
     model, found = load_model(config.teacher)
     option = f"--training.teacher {config.teacher}"
     check_tokenizer(option, found, tokenizer)
+    if model.head is None:
+        raise UserError(f"{option}: a transducer without a CTC head, whose posteriors teach")
     here, there = (resolve_size(item.encoder) for item in (student, found.model))
     if student.framing.seconds != found.model.framing.seconds:
         raise UserError(

@@ -53,9 +53,10 @@ class TrainingProgress(Callback):
         metrics = trainer.callback_metrics
         if trainer.sanity_checking or not trainer.is_global_zero or "dev_wer" not in metrics:
             return
+        ctc = f"; by CTC {metrics['dev_ctc_wer']:.1f} %" if "dev_ctc_wer" in metrics else ""
         tqdm.write(
             f"step {trainer.global_step}: dev loss {metrics['dev_loss']:.2f}, "
-            f"dev WER {metrics['dev_wer']:.1f} % (greedy), "
+            f"dev WER {metrics['dev_wer']:.1f} % (greedy{ctc}), "
             f"{task.audio_seconds / 3600:.1f} h of audio seen",
             file=sys.stdout,
         )

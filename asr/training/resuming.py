@@ -23,8 +23,8 @@ from asr.training.distillation import Teacher
 # yet, another objective, or another way of descending it. So would other steps under the cosine schedule.
 FIXED = (
     *("seconds", "seed", "accumulate", "devices", "nodes", "nonspeech"),
-    *("consistency", "intermediate", "chunks", "chunk_share"),
-    *("ctc", "distil_posteriors", "distil_encoder", "distil_attention"),
+    *("consistency", "intermediate", "variational_noise", "chunks", "chunk_share"),
+    *("ctc", "transducer", "distil_posteriors", "distil_encoder", "distil_attention"),
     *("distil_masks", "distil_start"),
     *("peak_lr", "warmup", "schedule", "weight_decay", "clip", "average"),
 )
@@ -86,7 +86,7 @@ def _check_options(before: Before, config: Config) -> None:
         raise UserError(f"{before.path}: does not say how it was trained")
     for name in (*FIXED, *(["steps"] if training.schedule == "cosine" else [])):
         # Made before there was such an option, it was trained as the option's default leaves it.
-        here, there = getattr(training, name), trained.get(name, getattr(TrainingConfig, name))
+        here, there = getattr(training, name), trained.get(name, getattr(TrainingConfig(), name))
         if there != here:
             raise _another_run(before, f"--training.{name} {here}", f"was trained with {there}")
     if training.steps < before.steps:  # else the run would end at once, as if it had done as it was told

@@ -120,11 +120,12 @@ def _announce(
     if data.excluded:
         print(f"left out of training: {causes} (listed in {listed})")
     parameters = sum(p.numel() for p in task.model.parameters()) / 1e6
+    head = "" if config.model.head == "ctc" else f" with a {config.model.head} head"
     print(
-        f"training {config.model.attention}, {parameters:.2f} M parameters, on "
+        f"training {config.model.attention}{head}, {parameters:.2f} M parameters, on "
         f"{sum(data.durations) / 3600:.2f} h ({len(data.train)} utterances) for {config.training.steps} steps"
     )
-    if config.training.ctc and data.untranscribed:
+    if config.training.uses_transcripts and data.untranscribed:
         hours = sum(utterance.duration for utterance in data.untranscribed) / 3600
         count = len(data.untranscribed)
         print(f"without a transcript, taught by the teacher alone: {count} of them, {hours:.2f} h")

@@ -16,6 +16,7 @@ from asr.checkpoints.origin import Source
 from asr.data.batches import Batch, TrainingSampler
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.greedy import greedy
+from asr.decoding.label_looping import transducer_greedy
 from asr.distributed import sum_over_ranks, take_from_first, world_size
 from asr.model.frames import valid_frames
 from asr.model.recogniser import Model
@@ -24,6 +25,7 @@ from asr.training.config import Config, TrainingConfig
 from asr.training.distillation import Output, Teacher, distillation_losses
 from asr.training.skipping import REPORT_EVERY, SkippedSteps
 from asr.training.streaming import draw_chunk, validation_chunk
+from asr.training.variational_noise import VariationalNoise
 
 
 class TrainingTask(L.LightningModule):
@@ -50,8 +52,10 @@ class TrainingTask(L.LightningModule):
         self.model = Model(config.model, tokenizer.pieces)
         leave_alone(self.model, config.training)
         self.audio_seconds = 0.0
-        self.dev = [0.0] * 4  # on this rank, of the validation in progress: nats, pieces, errors, words
+        # On this rank, of the validation in progress, for each head: nats, pieces, errors, words.
+        self.dev = {head: [0.0] * 4 for head in config.model.heads}
         self.batch_number = 0  # of the next one, on this rank
+        self.noise = VariationalNoise(config.training.variational_noise)
         self.skipped = SkippedSteps(config.training.skip_limit)
 
     def on_fit_start(self) -> None:
@@ -66,6 +70,8 @@ class TrainingTask(L.LightningModule):
         # Dropout and augmentation are a function of seed and batch too: a resumed run draws the same.
         key = f"{self.config.training.seed} {self.batch_number} {self.global_rank}"
         torch.manual_seed(random.Random(key).getrandbits(63))
+        if self.config.training.variational_noise:
+            self.noise.add(self.model.transducer)
         self.batch_number += 1
         self.audio_seconds += batch.seconds * self.trainer.world_size
 
@@ -73,9 +79,12 @@ class TrainingTask(L.LightningModule):
         loss = training_loss(self.model, batch, self.config.training, self.teacher)
         self.skipped.watch(batch.ids, loss.utterances)
         self.log("train_loss", loss.total)
-        if self.teacher:
+        if self.teacher or self.config.model.head == "hybrid":
             self.log_dict({f"train_{name}": part for name, part in loss.parts.items()})
         return loss.total
+
+    def on_after_backward(self) -> None:
+        self.noise.remove()
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
@@ -87,22 +96,34 @@ class TrainingTask(L.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         chunk = validation_chunk(self.config.training)
-        log_probs, lengths = self.model(batch.waveforms, batch.lengths, chunk)
+        x, lengths = self.model.encode(batch.waveforms, batch.lengths, chunk)
+        for head in self.dev:
+            losses, found = self.judge(head, x, lengths, batch)
+            # An utterance with more pieces than frames has no CTC path; dev is not filtered.
+            able = losses.isfinite()
+            counts = [losses[able].sum().item(), batch.target_lengths[able.cpu()].sum().item(), 0, 0]
+            for classes, reference in zip(found, batch.texts, strict=True):
+                count = word_errors(reference, self.tokenizer.decode(classes))
+                counts[2:] = counts[2] + count.total, counts[3] + count.words
+            self.dev[head] = [a + b for a, b in zip(self.dev[head], counts, strict=True)]
+
+    def judge(self, head: str, x: Tensor, lengths: Tensor, batch: Batch) -> tuple[Tensor, list[list[int]]]:
+        """A head's losses on encoded frames (B, N, D), (B,) in nats, and what it greedily makes of each."""
+        if head == "transducer":
+            losses = self.model.transducer.loss(x, lengths, batch.targets, batch.target_lengths)
+            return losses, [found.classes for found in transducer_greedy(self.model.transducer, x, lengths)]
+        log_probs = self.model.head(x)
         losses = self.model.head.loss(log_probs, lengths, batch.targets, batch.target_lengths)
-        # An utterance with more pieces than frames has no CTC path; dev is not filtered.
-        able = losses.isfinite()
-        counts = [losses[able].sum().item(), batch.target_lengths[able].sum().item(), 0, 0]
-        for classes, reference in zip(greedy(log_probs, lengths), batch.texts, strict=True):
-            count = word_errors(reference, self.tokenizer.decode(classes))
-            counts[2:] = counts[2] + count.total, counts[3] + count.words
-        self.dev = [a + b for a, b in zip(self.dev, counts, strict=True)]
+        return losses, greedy(log_probs, lengths)
 
     def on_validation_epoch_end(self) -> None:
-        totals = sum_over_ranks(torch.tensor(self.dev, dtype=torch.float64, device=self.device))
-        nats, pieces, errors, words = totals.tolist()
-        self.dev = [0.0] * 4
-        self.log("dev_loss", nats / max(pieces, 1))  # the same on every rank, as is the next
-        self.log("dev_wer", 100 * errors / max(words, 1))
+        counts = torch.tensor(list(self.dev.values()), dtype=torch.float64, device=self.device)
+        totals = sum_over_ranks(counts).tolist()
+        for head, (nats, pieces, errors, words) in zip(self.dev, totals, strict=True):
+            self.dev[head] = [0.0] * 4
+            name = "dev" if head == self.config.model.heads[0] else f"dev_{head}"
+            self.log(f"{name}_loss", nats / max(pieces, 1))  # the same on every rank, as is the next
+            self.log(f"{name}_wer", 100 * errors / max(words, 1))
         self.log("audio_hours", self.audio_seconds / 3600)
 
     def configure_optimizers(self):
@@ -160,7 +181,7 @@ class TrainingTask(L.LightningModule):
         self.skipped.total, self.skipped.in_row = checkpoint.get("skipped", (0, 0))
 
 
-PER_PIECE = {"ctc", "consistency"}  # losses that go with a transcript; a teacher's go by the frame
+PER_PIECE = ("ctc", "transducer", "consistency")  # losses on transcripts; a teacher's go by the frame
 
 
 class Losses(NamedTuple):
@@ -168,13 +189,13 @@ class Losses(NamedTuple):
 
     total: Tensor  # to descend
     utterances: Tensor  # (B,) each utterance's share of it before the division by pieces or frames
-    parts: dict[str, Tensor]  # those without weights, a piece (CTC) or a frame, by name
+    parts: dict[str, Tensor]  # those without weights, a piece (PER_PIECE) or a frame, by name
 
 
 def training_loss(
     model: Model, batch: Batch, config: TrainingConfig, teacher: Teacher | None = None
 ) -> Losses:
-    """The loss to descend: CTC in nats a piece, and what a teacher adds, a frame.
+    """The loss to descend: CTC and the transducer's in nats a piece, and what a teacher adds, a frame.
 
     Divided by the pieces, or frames, of all ranks over their number: the mean of the ranks' gradients is then
     the gradient of the whole batch, however its pieces are spread. An utterance without a transcript takes
@@ -193,6 +214,8 @@ def training_loss(
         sums["ctc"] = _ctc_losses(
             model, batch, config.intermediate, output.log_probs, middle, encoded_lengths
         )
+    if config.transducer:
+        sums["transducer"] = model.transducer.loss(x, encoded_lengths, *_targets(batch, views))
     if teacher:
         taught = teacher.teach(
             waveforms, samples, *((features, lengths) if config.distil_masks == "both" else clean)
@@ -228,21 +251,28 @@ def leave_alone(model: Model, config: TrainingConfig) -> None:
         model.requires_grad_(False)
         for block in model.encoder.blocks:
             block.attention.requires_grad_(True)
-    elif not config.uses_head:
+        return
+    if model.head and not config.uses_head:
         model.head.requires_grad_(False)
+    if model.transducer and not config.transducer:
+        model.transducer.requires_grad_(False)
 
 
 def _ctc_losses(
     model: Model, batch: Batch, intermediate: float, log_probs: Tensor, middle: Tensor, lengths: Tensor
 ) -> Tensor:
     """CTC of each utterance in each of its views, with that of the middle block where it has a weight."""
-    views = len(log_probs) // len(batch.ids)
-    targets, target_lengths = batch.targets.repeat(views, 1), batch.target_lengths.repeat(views)
+    targets, target_lengths = _targets(batch, len(log_probs) // len(batch.ids))
     losses = model.head.loss(log_probs, lengths, targets, target_lengths)
     if intermediate:  # intermediate CTC (Lee and Watanabe, arXiv 2102.03216)
         inner = model.head.loss(model.head(middle), lengths, targets, target_lengths)
         losses = (1 - intermediate) * losses + intermediate * inner
     return losses
+
+
+def _targets(batch: Batch, views: int) -> tuple[Tensor, Tensor]:
+    """Classes and their number for each view of the batch."""
+    return batch.targets.repeat(views, 1), batch.target_lengths.repeat(views)
 
 
 def lr_factor(step: int, config: TrainingConfig) -> float:

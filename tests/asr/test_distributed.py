@@ -26,6 +26,7 @@ from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
+from asr.model.transducer import TransducerConfig
 from asr.training.config import TrainingConfig
 from asr.training.distillation import Teacher
 from asr.training.task import training_loss
@@ -40,7 +41,10 @@ def gradients(
     """Gradients and batch statistics from some rows of a fixed batch."""
     torch.manual_seed(0)
     encoder = dataclasses.replace(ENCODER, batch_norm=batch_norm)
-    model = Model(ModelConfig("mala", encoder=encoder, frontend=FRONTEND), pieces=12).double().train()
+    small = TransducerConfig(hidden=8, joint=8, dropout=0.0)
+    head = "hybrid" if config.transducer else "ctc"
+    wanted = ModelConfig("mala", encoder=encoder, frontend=FRONTEND, head=head, transducer=small)
+    model = Model(wanted, pieces=12).double().train()
     samples, pieces = torch.tensor([16_000, 9_000, 12_345, 5_000]), torch.tensor([5, 2, 4, 1])
     waveforms, targets = torch.randn(4, 16_000, dtype=torch.float64), torch.randint(1, 13, (4, 5))
     there = torch.ones(4, dtype=torch.bool)
@@ -139,6 +143,7 @@ TEACHING = {"ctc": 0.5, "distil_posteriors": 1.0, "distil_encoder": 0.1, "distil
     [
         ({}, []),
         ({"intermediate": 0.3}, []),
+        ({"ctc": 0.3, "transducer": 1.0}, []),
         ({"teacher": "softmax", **TEACHING}, []),
         ({"teacher": "softmax", **TEACHING}, [1, 3]),  # all of the second rank's
     ],

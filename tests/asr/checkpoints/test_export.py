@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from asr.errors import UserError
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
 from asr.model.recogniser import Model
+from asr.model.transducer import TransducerConfig
 
 CONFIG = ModelConfig("mala", encoder=EncoderConfig(dim=8, layers=2, heads=2, kernel=3))
 PARTS = ["README.md", "config.json", "model.safetensors", "tokenizer.model"]
@@ -380,3 +382,60 @@ def test_a_folder_is_no_checkpoint_to_resume_from(folder, tmp_path):
     folder.mkdir()
     with pytest.raises(UserError, match=r"config\.json: missing"):
         read_trained(folder)
+
+
+SMALL = TransducerConfig(hidden=8, joint=4)
+
+
+@pytest.mark.parametrize("head", ["transducer", "hybrid"])
+def test_a_transducer_is_exported_whole(head, tmp_path):
+    path = save(tmp_path / "best.ckpt", replace(CONFIG, head=head, transducer=SMALL))
+    run(path, "--out", tmp_path / "shared")
+    (first, recipe), (second, same) = load_model(path), load_model(tmp_path / "shared")
+    assert recipe.model == same.model and (first.head is None) == (head == "transducer")
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+    card = (tmp_path / "shared" / "README.md").read_text()
+    title = "Conformer-Transducer" + ("-CTC" if head == "hybrid" else "")
+    assert f"# Speech recognition: {title}, mala attention" in card
+    assert "| output | transducer (LSTM 1 x 8, joint network 4)" in card
+    assert ("asr.checkpoints.onnx_export" in card) == (head == "hybrid")
+
+
+@pytest.mark.parametrize("name", ["transducer.prediction.lstm.weight_ih_l0", "transducer.joint.project.bias"])
+def test_a_transducer_without_a_weight_is_refused(name, tmp_path):
+    path = save(tmp_path / "best.ckpt", replace(CONFIG, head="transducer", transducer=SMALL))
+    content = read_checkpoint(path)
+    del content["average"][name]
+    write_checkpoint(content, path)
+    with pytest.raises(
+        UserError, match=f"best.ckpt: weights do not fit the configuration: {name} is missing"
+    ):
+        load_model(path)
+
+
+def test_a_model_of_before_there_were_transducers_is_read(tmp_path):
+    path = save(tmp_path / "best.ckpt")
+    content = read_checkpoint(path)
+    for name in ("head", "transducer"):
+        del content["recipe"]["model"][name]
+    write_checkpoint(content, path)
+    assert load_model(path)[1].model == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"head": "both"}, "--head both: choose one of ctc, transducer, hybrid"),
+        ({"head": ["ctc"]}, "--head .*: choose one of"),
+        ({"transducer": {"hidden": 10**9}}, "--transducer.hidden 1000000000: out of range"),
+        ({"transducer": {"hidden": "8"}}, "transducer.hidden '8': wrong kind of value"),
+        ({"transducer": {"cells": 8}}, "model configuration: .*cells"),
+    ],
+)
+def test_a_strangers_head_is_checked(part, message, tmp_path):
+    path = save(tmp_path / "best.ckpt")
+    content = read_checkpoint(path)
+    content["recipe"]["model"] |= part
+    write_checkpoint(content, path)
+    with pytest.raises(UserError, match=message):
+        load_model(path)

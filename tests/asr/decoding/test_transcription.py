@@ -15,7 +15,15 @@ from asr.data.recordings import Recording, find_recordings
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.beam import BeamPool
 from asr.decoding.greedy import greedy
-from asr.decoding.transcription import GreedyDecoder, LMDecoder, Output, run, transcribe
+from asr.decoding.label_looping import transducer_greedy
+from asr.decoding.transcription import (
+    GreedyDecoder,
+    LMDecoder,
+    Output,
+    TransducerDecoder,
+    run,
+    transcribe,
+)
 from asr.decoding.weights import Weights
 from asr.errors import UserError
 from asr.lm import build as lm
@@ -23,6 +31,7 @@ from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig, SubsamplingConfig
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
+from asr.model.transducer import TransducerConfig
 
 FRAME = 0.04  # seconds
 
@@ -127,6 +136,31 @@ def test_long_is_as_short(model, tokenizer, joined, pool):
         assert whole.text and [word.text for word in whole.words] == whole.text.split()
         starts = [word.start for word in whole.words]
         assert starts == sorted(starts) and starts[-1] > 0.5 * whole.duration
+
+
+def test_a_transducer_transcribes_recordings_of_any_length(tokenizer, paths, joined):
+    """Short ones in batches as each by itself; long ones part by part as whole; words with their times."""
+    torch.manual_seed(0)
+    encoder = EncoderConfig(dim=16, layers=2, heads=2, kernel=5)
+    small = TransducerConfig(hidden=8, joint=8)
+    config = ModelConfig("mala", "auto", None, encoder, FrontendConfig(mels=20), "transducer", small)
+    model = Model(config, tokenizer.pieces).eval()
+    with torch.no_grad():
+        model.transducer.joint.project.weight *= 12
+        model.transducer.joint.project.bias[0] += 12
+    decoder = TransducerDecoder(tokenizer, FRAME, model.transducer)
+    found = transcripts(model, decoder, paths)
+    assert len({item.text for item in found}) > 5
+    for item, path in zip(found, paths, strict=True):
+        waveform = audio.load(path)
+        with torch.inference_mode():
+            encoded = model.encode(waveform[None], torch.tensor([len(waveform)]))
+        [hypothesis] = transducer_greedy(model.transducer, *encoded)
+        assert item.text == tokenizer.decode(hypothesis.classes)
+        assert [word.text for word in item.words] == item.text.split()
+        assert all(0 <= word.start < word.end <= item.duration for word in item.words)
+    [whole], [in_parts] = (transcripts(model, decoder, [joined], seconds) for seconds in (120.0, 1.0))
+    assert whole == in_parts and whole.words[-1].end > 0.5 * whole.duration
 
 
 @pytest.mark.parametrize("name, parts", [("greedy", 300), ("lm", 60)])

@@ -1,3 +1,4 @@
+import argparse
 import dataclasses
 import json
 import re
@@ -7,10 +8,10 @@ import pytest
 import torch
 
 import decode
-from asr.checkpoints.checkpoint import load_model, read_checkpoint, write_checkpoint
+from asr.checkpoints.checkpoint import Recipe, load_model, read_checkpoint, write_checkpoint
 from asr.checkpoints.export import export
 from asr.data.batches import Batch, TrainingSampler
-from asr.data.manifest import read_manifest
+from asr.data.manifest import read_manifest, write_manifest
 from asr.data.tokenizer import train_tokenizer
 from asr.errors import UserError
 from asr.files import locked
@@ -154,7 +155,9 @@ class TestGoingOnWithOtherOptions:
         return check
 
     def test_what_would_make_it_another_run_is_refused(self, refused):
-        fixed = [name for name in FIXED if not name.startswith("distil_")]  # see test_distillation
+        # See test_distillation for some, and TestHeads for the transducer's weight.
+        of_transducers = ("transducer", "variational_noise")
+        fixed = [name for name in FIXED if not name.startswith("distil_") and name not in of_transducers]
         others = dict.fromkeys(fixed, "9") | {
             "intermediate": "0.3",
             "average": "0.9",
@@ -289,6 +292,145 @@ def test_a_dry_run_projects_and_leaves_nothing(run, tmp_path, capsys):
     assert not folder.exists()
 
 
+class TestHeads:
+    """Training with a transducer, alone or beside CTC."""
+
+    SMALL = ("--transducer.hidden", "8", "--transducer.joint", "8")
+
+    @pytest.mark.parametrize("head", ["transducer", "hybrid"])
+    def test_a_stopped_run_goes_on_as_the_same_run(self, run, head):
+        options = ("--head", head, *self.SMALL, "--training.validate_every", "2")
+        options += ("--training.variational_noise", "0.1")
+        whole = last(run(*options, out="whole"))
+        run(*options, "--training.steps", "4", out="parts")
+        parts = last(run(*options, "--resume", "auto", out="parts"))
+        assert parts["recipe"]["model"]["head"] == head
+        names = {name.split(".")[1] for name in parts["state_dict"]} - {"frontend", "encoder"}
+        assert names == {"transducer": {"transducer"}, "hybrid": {"head", "transducer"}}[head]
+        assert all(
+            torch.equal(value, parts["state_dict"][name]) for name, value in whole["state_dict"].items()
+        )
+
+    def test_both_heads_of_a_hybrid_are_validated(self, run, capsys):
+        folder = run("--head", "hybrid", *self.SMALL)
+        told = capsys.readouterr().out
+        assert "training mala with a hybrid head, " in told
+        assert re.search(r"dev WER \d+\.\d % \(greedy; by CTC \d+\.\d %\), ", told)
+        content = last(folder)
+        assert content["training"]["transducer"] == content["training"]["ctc"] == 1
+        assert parse_config(["--config", str(folder / "config.yaml")]).model.transducer.hidden == 8
+
+    def test_only_ctc_wants_a_frame_for_every_piece(self, run, corpus, tmp_path):
+        """80 ms frames of a short utterance are too few."""
+        items = read_manifest(corpus / "train.jsonl")
+        fast = dataclasses.replace(items[0], text=" ".join(item.text for item in items[:9]))
+        write_manifest(tmp_path / "fast" / "train.jsonl", [fast, *items[1:]])
+        write_manifest(tmp_path / "fast" / "dev.jsonl", read_manifest(corpus / "dev.jsonl"))
+        data = ("--data.folder", str(tmp_path / "fast"))
+        for head, left_out in (("ctc", 1), ("hybrid", 1), ("transducer", 0)):
+            folder = run("--head", head, *(self.SMALL if head != "ctc" else ()), *data, out=head)
+            assert len((folder / "excluded.jsonl").read_text().splitlines()) == left_out
+
+    def test_another_head_or_weight_is_another_run(self, run):
+        options = ("--head", "hybrid", *self.SMALL, "--resume", "auto")
+        run(*options)
+        with pytest.raises(UserError, match=r"^--training.transducer 9.*: .*last.ckpt was trained with 1.0"):
+            run(*options, "--training.transducer", "9")
+        with pytest.raises(UserError, match="trained with head hybrid, but this run asks for ctc"):
+            run("--resume", "auto")
+
+    def test_a_hybrid_begins_from_a_model_with_ctc_alone(self, run, capsys):
+        path = str(run() / "checkpoints" / "last.ckpt")
+        run("--init", path, "--head", "hybrid", *self.SMALL, out="b")
+        assert re.search(
+            r"% of the model taken from .*new: transducer\..*; dropped: nothing", capsys.readouterr().out
+        )
+
+    def test_either_head_decodes(self, run, corpus, tmp_path):
+        path = run("--head", "hybrid", *self.SMALL) / "checkpoints" / "last.ckpt"
+        arguments = ["--checkpoint", str(path), "--data", str(corpus), "--splits", "test", "--device", "cpu"]
+        found = {}
+        for head, options in (
+            (None, []),
+            ("ctc", ["--head", "ctc"]),
+            ("transducer", ["--head", "transducer"]),
+        ):
+            out = tmp_path / str(head)
+            assert decode.main([*arguments, "--out", str(out), *options]) == 0
+            found[head] = json.loads((out / "wer.json").read_text())
+        assert [item["head"] for item in found.values()] == ["transducer", "ctc", "transducer"]
+        assert [row["lm"] for row in found[None]["rows"]] == ["none"]
+        texts = [
+            (tmp_path / name / "test.none.hyp.trn").read_text() for name in ("None", "ctc", "transducer")
+        ]
+        assert texts[0] == texts[2] != texts[1]
+        refused = r"^--lm lm.bin: not with a transducer yet; --head ctc"
+        with pytest.raises(UserError, match=refused):
+            out = ("--out", str(tmp_path / "x"))
+            decode.main([*arguments, *out, "--lm", "lm.bin", "--head", "transducer"])
+
+    @pytest.mark.parametrize(
+        ("head", "lm", "chosen"),
+        [("hybrid", None, "transducer"), ("hybrid", "lm.bin", "ctc"), ("transducer", None, "transducer")],
+    )
+    def test_the_head_that_decodes_unless_told_otherwise(self, head, lm, chosen):
+        args = argparse.Namespace(head=None, lm=lm, stream=None, segment_seconds=0, checkpoint="best.ckpt")
+        assert decode.choose_head(args, Recipe(ModelConfig(head=head), None)) == chosen
+        alone = argparse.Namespace(
+            head=None, lm="lm.bin", stream=None, segment_seconds=0, checkpoint="best.ckpt"
+        )
+        with pytest.raises(UserError, match=r"^--lm lm.bin: not with a transducer yet; leave --lm out"):
+            decode.choose_head(alone, Recipe(ModelConfig(head="transducer"), None))
+
+    def test_a_head_that_is_not_there_is_refused(self, run, corpus, tmp_path):
+        path = run() / "checkpoints" / "last.ckpt"
+        arguments = ["--checkpoint", str(path), "--data", str(corpus), "--splits", "test", "--device", "cpu"]
+        with pytest.raises(UserError, match=r"^--head transducer: .*last.ckpt has none; its head is ctc"):
+            decode.main([*arguments, "--out", str(tmp_path / "x"), "--head", "transducer"])
+
+    def test_a_transducer_cannot_teach_posteriors(self, run):
+        path = run("--head", "transducer", *self.SMALL) / "checkpoints" / "last.ckpt"
+        teacher = ("--training.teacher", str(path), "--training.distil_posteriors", "1")
+        with pytest.raises(UserError, match=r"^--training.teacher .*: a transducer without a CTC head"):
+            run(*teacher, out="b")
+        with pytest.raises(UserError, match=r"^--training.distil_posteriors 1.0: wants a CTC head"):
+            run("--head", "transducer", *teacher, out="b")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (
+                ["--transducer.hidden", "8"],
+                "--transducer.hidden 8: an option of a transducer, but --head is ctc",
+            ),
+            (["--training.variational_noise", "0.1"], "--training.variational_noise 0.1: wants a transducer"),
+            (["--training.transducer", "2"], "--training.transducer 2: wants such a head, but --head is ctc"),
+            (
+                ["--head", "transducer", "--training.ctc", "1"],
+                "--training.ctc 1: wants such a head, but --head is",
+            ),
+            (["--head", "hybrid", "--training.ctc", "0"], "--training.ctc 0: nothing would train that head"),
+            (
+                ["--head", "hybrid", "--training.transducer", "0"],
+                "--training.transducer 0: nothing would train",
+            ),
+            (
+                ["--head", "transducer", "--training.transducer", "0"],
+                "--training.transducer 0: nothing is left",
+            ),
+            (
+                ["--head", "transducer", "--training.intermediate", "0.3"],
+                "--training.intermediate 0.3: wants",
+            ),
+            (["--head", "hybrid", "--transducer.hidden", "0"], "--transducer.hidden 0: out of range"),
+            (["--head", "both"], "Expected a .*ctc.*transducer.*hybrid"),
+        ],
+    )
+    def test_what_does_not_go_together_is_refused(self, options, message):
+        with pytest.raises(UserError, match=message):
+            parse_config(["--out", "x", *options])
+
+
 class TestLoss:
     @pytest.fixture
     def batch(self):
@@ -299,11 +441,13 @@ class TestLoss:
         )
 
     @staticmethod
-    def loss(batch, **options):
+    def loss(batch, head="ctc", **options):
         torch.manual_seed(1)
         encoder = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
-        model = Model(ModelConfig("mala", encoder=encoder, frontend=FrontendConfig(mels=20)), 12).train()
+        config = ModelConfig("mala", encoder=encoder, frontend=FrontendConfig(mels=20), head=head)
+        model = Model(config, 12).train()
         torch.manual_seed(2)
+        options = {"transducer": None if head == "ctc" else 1.0} | options
         loss, losses, _ = training_loss(model, batch, TrainingConfig(**options))
         assert losses.shape == (2,) and torch.allclose(loss, losses.sum() / 5)
         return loss.item()
@@ -321,7 +465,8 @@ class TestLoss:
         monkeypatch.setattr(CTCHead, "loss", staticmethod(ctc))
         frontend = FrontendConfig(mels=20, speeds=speeds)
         encoder = EncoderConfig(dim=16, layers=2, heads=2, kernel=3)
-        model = Model(ModelConfig("mala", encoder=encoder, frontend=frontend), 12).train().to("meta")
+        config = ModelConfig("mala", encoder=encoder, frontend=frontend, head="hybrid")
+        model, options = Model(config, 12).train().to("meta"), {"transducer": 1.0} | options
         moved = batch.to("meta")
         assert moved.waveforms.is_meta and moved.targets.is_meta and not moved.lengths.is_meta
         loss, losses, _ = training_loss(model, moved, TrainingConfig(**options))
@@ -332,8 +477,9 @@ class TestLoss:
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     def test_a_gpu_is_not_waited_for(self, batch, options):
         encoder = EncoderConfig(dim=16, layers=2, heads=2, kernel=3)
-        model = Model(ModelConfig("mala", encoder=encoder, frontend=FrontendConfig(mels=20)), 12)
-        model, config = model.train().cuda(), TrainingConfig(**options)
+        config = ModelConfig("mala", encoder=encoder, frontend=FrontendConfig(mels=20), head="hybrid")
+        model = Model(config, 12)
+        model, config = model.train().cuda(), TrainingConfig(transducer=1.0, **options)
         training_loss(model, batch.to("cuda"), config)[0].backward()  # what is made once may wait
         moved = batch.to("cuda")
         torch.cuda.set_sync_debug_mode("error")
@@ -366,6 +512,17 @@ class TestLoss:
         """Linear in its weight, so that halves lie halfway."""
         plain, half, more = (self.loss(batch, intermediate=w) for w in (0.0, 0.2, 0.4))
         assert plain != half and 2 * half == pytest.approx(plain + more, rel=1e-5)
+
+    def test_a_hybrid_adds_both_losses_with_their_weights(self, batch):
+        """Each is linear in its weight."""
+        ctc, transducer, both = (
+            self.loss(batch, "hybrid", ctc=a, transducer=b) for a, b in ((1, 0), (0, 1), (0.3, 2))
+        )
+        assert ctc != transducer and both == pytest.approx(0.3 * ctc + 2 * transducer, rel=1e-5)
+
+    def test_a_transducers_consistent_views_are_averaged(self, batch):
+        little = self.loss(batch, "hybrid", ctc=1e-9, consistency=1e-9)
+        assert little == pytest.approx(self.loss(batch, "hybrid", ctc=1e-9), rel=0.2)
 
     def test_consistency_comes_on_top_of_the_mean_of_two_views(self, batch):
         little, half, more = (self.loss(batch, consistency=w) for w in (1e-9, 0.2, 0.4))
