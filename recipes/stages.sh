@@ -26,8 +26,6 @@ data=
 devices=1
 skip_bad=()
 dry_run=
-synthetic=
-synthetic_steps=800
 dry_runs=0
 train_options=()
 running=
@@ -75,8 +73,7 @@ parse_options() {
         train_options=("$@")
         break
         ;;
-      --attention | --encoder | --stage | --stop-stage | --data-root | --lm-text | --size | --data | --out | --devices | \
-        --synthetic | --synthetic-steps)
+      --attention | --encoder | --stage | --stop-stage | --data-root | --lm-text | --size | --data | --out | --devices)
         [ $# -ge 2 ] || die "$1 wants a value (see --help)"
         case "$1" in
           --attention) attention=$2 ;;
@@ -89,8 +86,6 @@ parse_options() {
           --data) data=$(from_caller "$2") ;;
           --out) out=$(from_caller "$2") ;;
           --devices) devices=$2 ;;
-          --synthetic) synthetic=$2 ;;
-          --synthetic-steps) synthetic_steps=$2 ;;
         esac
         shift 2
         ;;

@@ -27,8 +27,10 @@
 # The corpus has no test set: half of the dev speakers are for validation and tuning (dev), the other half
 # for the table (test).
 
+own_options=(--synthetic --synthetic-steps)
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
+synthetic_steps=${synthetic_steps:-800}
 data=${data:-data/mini_librispeech}
 name=$attention-$size
 [ "$encoder" = conformer ] || name=$encoder-$name
