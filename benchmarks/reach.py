@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +85,8 @@ def check_way(way: Way, encoder: Encoder) -> None:
             raise UserError(f"--ways {way.name}: wants an attention with centred statistics, not {name}")
         if way.attention == "attention" and not (centred or name == "softmax"):
             raise UserError(f"--ways {way.name}: for softmax and the centred mechanisms, not {name}")
+        if way.attention and centred and attention.forgets:
+            raise UserError(f"--ways {way.name}: the statistics of {name} forget (--{name}.forget)")
         if "positions" in way.settings and attention.positions != "rotary":
             raise UserError(f"--ways {way.name}: wants rotary positions; {name} has {attention.positions}")
 
@@ -129,13 +130,6 @@ def limited(encoder: Encoder, way: Way, bounds: Sequence[int], frame_seconds: fl
             block.attention = attention
 
 
-class Known(NamedTuple):
-    """What the queries of a span know."""
-
-    summary: Any
-    origin: int  # first frame that it tells of, from which relative positions count
-
-
 class LimitedAttention(nn.Module):
     """An attention layer of a long recording whose frames are told less, span by span.
 
@@ -165,21 +159,25 @@ class LimitedAttention(nn.Module):
             for span, part, its in self._parts(frames)
         ]
 
-    def combine(self, summaries: Sequence[list]) -> list[Known]:
-        """What each span knows."""
+    def combine(self, summaries: Sequence[list]) -> list:
+        """A summary of what each span knows."""
         parts: list[list] = [[] for _ in self.bounds[1:]]
         for chunk in summaries:
             for span, summary in chunk:
                 parts[span].append(summary)
-        return _know(self.way, self.attention, [self.attention.combine(part) for part in parts], self.bounds)
+        return _know(self.way, self.attention, [self.attention.combine(part) for part in parts])
 
-    def attend(self, q: Tensor, known: list[Known], frames: Frames) -> Tensor:
-        outputs = []
-        for span, part, its in self._parts(frames):
-            if self.attention.positions == "relative":
-                its = its._replace(start=its.start - known[span].origin)
-            outputs.append(self.attention.attend(q[:, :, part], known[span].summary, its))
-        return torch.cat(outputs, -2)
+    def spread(self, summaries: Sequence[list]) -> list[list]:
+        return [self.combine(summaries)] * len(summaries)
+
+    def answer(self, q: Tensor, k: Tensor, v: Tensor, known: list, frames: Frames) -> Tensor:
+        return self.attend(q, known, frames)
+
+    def attend(self, q: Tensor, known: list, frames: Frames) -> Tensor:
+        parts = self._parts(frames)
+        return torch.cat(
+            [self.attention.attend(q[:, :, part], known[span], its) for span, part, its in parts], -2
+        )
 
     def _parts(self, frames: Frames) -> Iterator[tuple[int, slice, Frames]]:
         """The parts of a chunk that lie in different spans: the span's number, where in the chunk, Frames."""
@@ -192,20 +190,18 @@ class LimitedAttention(nn.Module):
                 yield span, part, Frames(frames.valid[:, part], frames.lengths, start - origin)
 
 
-def _know(way: Way, attention: SelfAttention, spans: list, bounds: Sequence[int]) -> list[Known]:
+def _know(way: Way, attention: SelfAttention, spans: list) -> list:
     if way.attention == "attention":
         near = 1 if way.settings["attention"] else 0
-        around = [(max(0, i - near), i + near + 1) for i in range(len(spans))]
-        return [Known(attention.combine(spans[low:high]), bounds[low]) for low, high in around]
+        return [attention.combine(spans[max(0, i - near) : i + near + 1]) for i in range(len(spans))]
     if way.attention == "decay":
-        return [Known(summary, 0) for summary in _decayed(spans, attention.combine)]
+        return _decayed(spans, attention.combine)
     whole = attention.combine(spans)
     if way.attention == "means":
-        spans = [span._replace(comoment=whole.covariance * span.count) for span in spans]
-        return [Known(span, 0) for span in spans]
+        return [span._replace(comoment=whole.covariance * span.count) for span in spans]
     if way.attention == "covariance":
-        return [Known(whole._replace(comoment=span.covariance * whole.count), 0) for span in spans]
-    return [Known(whole, 0)] * len(spans)
+        return [whole._replace(comoment=span.covariance * whole.count) for span in spans]
+    return [whole] * len(spans)
 
 
 def _decayed(spans: list[Statistics], combine: Callable) -> list[Statistics]:
