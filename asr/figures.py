@@ -103,7 +103,7 @@ def study(checkpoint: Path, waveform: Tensor) -> Study:
     found = Study(name, str(checkpoint), model.framing.seconds)
 
     def keep(module: SelfAttention, args: tuple, _output) -> None:
-        x, valid = args
+        x, valid, *_ = args
         frames = Frames.whole(valid)
         q, k = (at_least_fp32(y) for y in module.project(x, frames)[1:3])
         phi = KERNELS[getattr(module, "kernel", "identity")](q)  # the magnitude that the mechanism can see

@@ -43,7 +43,7 @@ class CentredOptions(AttentionOptions):
     """
 
     forget: Literal["none", "fixed", "learnt"] = "none"
-    half_life: float = bounded(750.0, 1, 1e7)
+    half_life: float = bounded(750.0, 1, 10_000)
     spread: float = bounded(1.0, 1, 100)
 
 

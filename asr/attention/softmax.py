@@ -29,7 +29,7 @@ class SoftmaxOptions(AttentionOptions):
     """
 
     unit_query: bool = False
-    left: int = bounded(128, 0, 1_000_000)
+    left: int = bounded(128, 0, 10_000)
 
 
 class Keys(NamedTuple):

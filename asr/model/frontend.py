@@ -36,7 +36,7 @@ class FrontendConfig:
     kind: Literal["htk", "nemo"] = "htk"
     edges: Literal["new", "old"] = "new"
     normalise: Literal["utterance", "running"] = "utterance"
-    half_life: float = bounded(0.0, 0, 1e6)
+    half_life: float = bounded(0.0, 0, 10_000)
     mels: int = bounded(80, 1, 1024)
     f_max: float = bounded(8000.0, 1, SAMPLE_RATE / 2)
     frequency_masks: int = bounded(2, 0, 1000)

@@ -105,7 +105,7 @@ def test_mechanisms_by_layer_are_trained_and_exported(run, tmp_path, capsys):
     export(path, tmp_path / "exported", None)
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "mala,softmax by layer, repeated; mala, positions rotary, lepe 0, " in card
-    assert "; softmax, positions relative, lepe 0, gate none, unit_query True |" in card
+    assert "; softmax, positions relative, lepe 0, gate none, unit_query True, left 128 |" in card
     (first, recipe), (second, same) = load_model(path), load_model(tmp_path / "exported")
     assert recipe.model == same.model and recipe.model.options["softmax"].unit_query
     kinds = [type(block.attention).__name__ for block in second.encoder.blocks]
