@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from programs import ROOT, TINY, bash
 
 import decode
 from asr.attention import ATTENTIONS
@@ -21,20 +19,6 @@ from asr.data.manifest import read_manifest, write_manifest
 from asr.errors import UserError
 from asr.training.config import parse_config
 from asr.training.run import train
-
-ROOT = Path(__file__).parent.parent
-TINY = (
-    "--encoder.dim 16 --encoder.layers 1 --encoder.heads 2 --encoder.kernel 3 "
-    "--training.steps 4 --training.validate_every 2 --training.warmup 1"
-).split()
-
-
-def bash(*command, **options):
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    return subprocess.run(
-        ["bash", *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True, **options
-    )
-
 
 MARKERS = """
 source {root}/recipes/stages.sh
@@ -100,184 +84,6 @@ def test_decoding_ends_with_an_error_report(finished):
         assert table["by_length"] and table["by_speaker"]
         assert (results / f"errs-test-{row['lm']}.txt").read_text().startswith(f"%WER = {row['wer']:.2f}\n")
     assert (results / "report.txt").is_file() and "<svg" in (results / "report.html").read_text()
-
-
-def librispeech_tree(corpus, root, splits) -> None:
-    """The miniature corpus in LibriSpeech's own layout, under LibriSpeech's split names."""
-    for place, (split, source) in enumerate(splits.items()):
-        for number, item in enumerate(read_manifest(corpus / f"{source}.jsonl")):
-            speaker = 10 * place + number % 4
-            chapter = root / "LibriSpeech" / split / str(speaker) / "10"
-            chapter.mkdir(parents=True, exist_ok=True)
-            name = f"{speaker}-10-{number:04d}"
-            shutil.copy(item.audio, chapter / f"{name}.wav")
-            with (chapter / f"{speaker}-10.trans.txt").open("a") as file:
-                file.write(f"{name} {item.text}\n")
-
-
-RECIPES = {
-    "mini_librispeech": (
-        {"train-clean-5": "train", "dev-clean-2": "test"},
-        ["3gram", "4gram"],
-        ["dev", "test"],
-    ),
-    "librispeech": (
-        {"train-clean-100": "train", "train-clean-360": "dev", "train-other-500": "dev"}
-        | {"dev-clean": "dev", "dev-other": "dev", "test-clean": "test", "test-other": "test"},
-        ["4gram"],
-        ["dev-clean", "dev-other", "test-clean", "test-other"],
-    ),
-}
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_librispeech_recipes_in_miniature(recipe, corpus, tmp_path):
-    splits, models, decoded = RECIPES[recipe]
-    librispeech_tree(corpus, tmp_path, splits)
-    options = ["--data-root", tmp_path, "--data", tmp_path / "data", "--out", tmp_path / "exp"]
-    options += ["--lm-text", corpus / "lm.txt", "--attention", "linear", "--", *TINY, "--data.workers", "0"]
-    done = bash(f"recipes/{recipe}/run.sh", *options)
-    assert done.returncode == 0, done.stderr
-    # An own text's LM is as large as OpenSLR's would be.
-    assert "--vocab-size 200000 --prune 0 0 1" in (tmp_path / "data" / ".lm.done").read_text()
-    if recipe == "librispeech":
-        assert "data/packed/test-other.jsonl: 10 utterances in 1 files" in done.stdout
-    for model in models:
-        folder = tmp_path / "exp" / "results"
-        folder = folder if len(models) == 1 else folder / model
-        results = json.loads((folder / "wer.json").read_text())
-        assert results["attention"] == "linear"
-        assert [(row["split"], row["lm"]) for row in results["rows"]] == [
-            (split, lm) for split in decoded for lm in ("none", model)
-        ]
-        assert not any(split.startswith("test") for split in results["tuned_on"])
-
-
-GRAMMAR = """
-own_options=(--synthetic --synthetic-steps)
-source {root}/recipes/stages.sh
-parse_options "$@"
-inputs "$lm_text" -- synthetic_speech "$synthetic" > "$data/.synthetic.done"
-"""
-
-
-def test_mini_recipe_begins_with_synthetic_speech(corpus, tmp_path):
-    """Sentences of the grammar, then they, the corpus and sentences of a text."""
-    librispeech_tree(corpus, tmp_path, RECIPES["mini_librispeech"][0])
-    data, out, text = tmp_path / "data", tmp_path / "exp", corpus / "lm.txt"
-    options = ["--data-root", tmp_path, "--data", data, "--out", out, "--lm-text", text]
-    options += ["--synthetic", "0.01", "--synthetic-steps", "2"]
-    tiny = ["--", *TINY, "--training.seconds", "20", "--data.workers", "0"]
-
-    def recipe(*more) -> subprocess.CompletedProcess:
-        return bash("recipes/mini_librispeech/run.sh", *options, *more)
-
-    # As if the first command of the stage had been done: the demo's corpus takes a minute.
-    shutil.copytree(corpus, data / "grammar")
-    command = [sys.executable, "-m", "data_prep.synthetic", "--out", data / "read", "--text", text]
-    command += ["--hours", "0.01", "--dev", "1", "--test", "1"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    assert recipe("--stop-stage", "0").returncode == 0
-    (tmp_path / "marker.sh").write_text(GRAMMAR.format(root=ROOT))
-    assert bash(tmp_path / "marker.sh", *options).returncode == 0
-
-    done = recipe(*tiny)
-    assert done.returncode == 0, done.stderr
-    assert "stage 1: synthetic speech: done before" in done.stdout
-    first, then = (
-        parse_config(["--config", str(folder / "config.yaml")]) for folder in (out / "synthetic", out)
-    )
-    assert first.data.train == ["grammar/train"] and first.data.dev == "grammar/dev"
-    assert then.data.train == ["train-clean-5", "grammar/train", "read/train"] and then.data.dev == "dev"
-    assert then.init == str(out / "synthetic" / "checkpoints" / "last.ckpt")
-    # The user's steps and batches are the second training's; their model is of both.
-    assert (first.training.steps, first.training.seconds) == (2, 30)
-    assert (then.training.steps, then.training.seconds) == (4, 20)
-    assert first.model == then.model and first.model.encoder.dim == 16
-    assert sorted(path.name for path in (out / "results").iterdir()) == ["3gram", "4gram"]
-
-    (data / "4gram.bin").unlink()  # as a run with OpenSLR's LM leaves it
-    again = recipe(*tiny)
-    assert again.stdout.count("done before") == 7 and again.stderr == ""
-    assert "3gram" in again.stdout and "4gram" not in again.stdout.split("stage 6")[1]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--synthetic", "much"], "--synthetic much: neither hours nor 'no'"),
-        (["--synthetic", "2"], "--synthetic 2: sentences to read come from --lm-text"),
-        (["--size", "xs", "--synthetic-steps", "500"], "--training.steps 500: must be a multiple of "),
-    ],
-)
-def test_mini_recipe_checks_what_it_is_to_begin_with(options, message, tmp_path):
-    done = bash("recipes/mini_librispeech/run.sh", "--data", tmp_path / "x", *options)
-    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith(f"error: {message}")
-    assert done.stderr.count("\n") == 1 and not (tmp_path / "x").exists()
-
-
-@pytest.fixture(scope="module")
-def softmax(corpus, tmp_path_factory):
-    """A small softmax model."""
-    out = tmp_path_factory.mktemp("softmax")
-    options = ["--attention", "softmax", "--data.folder", str(corpus), "--out", str(out), *TINY]
-    train(parse_config([*options, "--data.tokenizer", str(corpus / "tokenizer.model")]))
-    return out / "checkpoints" / "last.ckpt"
-
-
-def test_linearise_recipe_in_miniature(softmax, corpus, tmp_path):
-    librispeech_tree(corpus, tmp_path, {"train-clean-5": "train", "dev-clean-2": "test"})
-    recordings, out = tmp_path / "more recordings", tmp_path / "exp"
-    recordings.mkdir()
-    for item in read_manifest(corpus / "dev.jsonl"):
-        shutil.copy(item.audio, recordings)
-    command = ["recipes/linearise/run.sh", "--from", softmax, "--attention", "linear", "--transcripts"]
-    command += [
-        "--data-root",
-        tmp_path,
-        "--recordings",
-        recordings,
-        "--data",
-        tmp_path / "data",
-        "--out",
-        out,
-    ]
-    command += ["--", "--training.steps", "2", "--training.validate_every", "2", "--training.seconds", "20"]
-    done = bash(*command)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("training linear, ") == 3 and "teacher alone: 8 of them" in done.stdout
-    for folder, attention in (
-        (tmp_path / "data" / "teacher-results", "softmax"),
-        (out / "results", "linear"),
-    ):
-        results = json.loads((folder / "wer.json").read_text())
-        assert results["attention"] == attention
-        assert [row["split"] for row in results["rows"]] == ["dev", "test"]
-    (compared, _) = json.loads((out / "report" / "report.json").read_text())["comparisons"]
-    assert (
-        f"WER {compared['wer'][1]:.2f} % (linear) against {compared['wer'][0]:.2f} % (softmax)" in done.stdout
-    )
-    begun = [
-        yaml.safe_load((out / name / "config.yaml").read_text()) for name in ("distilled", "transcribed")
-    ]
-    assert begun[0]["init"] == str(out / "attention" / "checkpoints" / "last.ckpt")
-    assert begun[1]["init"] == str(out / "distilled" / "checkpoints" / "last.ckpt")
-    command_line = [sys.executable, "benchmarks/linearise.py", tmp_path / "data" / "teacher-results"]
-    command_line += [out / "results", "--audio", recordings, "--minutes", "0.1"]
-    table = subprocess.run(
-        list(map(str, command_line)), cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True
-    )
-    assert table.returncode == 0, table.stderr
-    for split in ("dev", "test"):
-        assert re.search(rf"^{split}, no LM\n.*\n-+\nsoftmax .*\nlinear ", table.stdout, re.MULTILINE)
-    assert f"{compared['difference']:+.2f}" in table.stdout
-    assert len(re.findall(r"^(?:softmax|linear) +\d+\.\d+ +0\.1 ", table.stdout, re.MULTILINE)) == 2
-    (out / ".distilled.done").unlink()  # as if it had been killed after its last checkpoint
-    again = bash(*command)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done before") == 5
-    assert again.stdout.count("again, as an earlier stage was done again") == 2
-    assert again.stdout.count("training linear, ") == 2  # and nothing was left to do in either
 
 
 def test_recipe_run_again_does_nothing_twice(finished, data):
