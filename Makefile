@@ -7,7 +7,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c '$(SUPPORTED)' >/dev/null 2>&1 && echo $$p && break; done)
 BIN := .venv/bin
-SLOWEST := tests/test_programs.py tests/test_recipes.py  # first, so that no process waits for them at the end
+SLOWEST := tests/test_programs.py tests/test_recipes.py tests/test_linearise_recipe.py  # first: nobody waits for them
 READY := .venv/.ready
 export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export PATH := $(CURDIR)/.venv/bin:$(PATH)

@@ -1,32 +1,14 @@
 """Recipes on real speech from beginning to end, in miniature."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 
 import pytest
-import yaml
-from programs import ROOT, TINY, bash
+from programs import ROOT, TINY, bash, librispeech_tree
 
-from asr.data.manifest import read_manifest
 from asr.training.config import parse_config
-from asr.training.run import train
-
-
-def librispeech_tree(corpus, root, splits) -> None:
-    """The miniature corpus in LibriSpeech's own layout, under LibriSpeech's split names."""
-    for place, (split, source) in enumerate(splits.items()):
-        for number, item in enumerate(read_manifest(corpus / f"{source}.jsonl")):
-            speaker = 10 * place + number % 4
-            chapter = root / "LibriSpeech" / split / str(speaker) / "10"
-            chapter.mkdir(parents=True, exist_ok=True)
-            name = f"{speaker}-10-{number:04d}"
-            shutil.copy(item.audio, chapter / f"{name}.wav")
-            with (chapter / f"{speaker}-10.trans.txt").open("a") as file:
-                file.write(f"{name} {item.text}\n")
-
 
 RECIPES = {
     "mini_librispeech": (
@@ -127,67 +109,3 @@ def test_mini_recipe_checks_what_it_is_to_begin_with(options, message, tmp_path)
     done = bash("recipes/mini_librispeech/run.sh", "--data", tmp_path / "x", *options)
     assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1 and not (tmp_path / "x").exists()
-
-
-@pytest.fixture(scope="module")
-def softmax(corpus, tmp_path_factory):
-    """A small softmax model."""
-    out = tmp_path_factory.mktemp("softmax")
-    options = ["--attention", "softmax", "--data.folder", str(corpus), "--out", str(out), *TINY]
-    train(parse_config([*options, "--data.tokenizer", str(corpus / "tokenizer.model")]))
-    return out / "checkpoints" / "last.ckpt"
-
-
-def test_linearise_recipe_in_miniature(softmax, corpus, tmp_path):
-    librispeech_tree(corpus, tmp_path, {"train-clean-5": "train", "dev-clean-2": "test"})
-    recordings, out = tmp_path / "more recordings", tmp_path / "exp"
-    recordings.mkdir()
-    for item in read_manifest(corpus / "dev.jsonl"):
-        shutil.copy(item.audio, recordings)
-    command = ["recipes/linearise/run.sh", "--from", softmax, "--attention", "linear", "--transcripts"]
-    command += [
-        "--data-root",
-        tmp_path,
-        "--recordings",
-        recordings,
-        "--data",
-        tmp_path / "data",
-        "--out",
-        out,
-    ]
-    command += ["--", "--training.steps", "2", "--training.validate_every", "2", "--training.seconds", "20"]
-    done = bash(*command)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("training linear, ") == 3 and "teacher alone: 8 of them" in done.stdout
-    for folder, attention in (
-        (tmp_path / "data" / "teacher-results", "softmax"),
-        (out / "results", "linear"),
-    ):
-        results = json.loads((folder / "wer.json").read_text())
-        assert results["attention"] == attention
-        assert [row["split"] for row in results["rows"]] == ["dev", "test"]
-    (compared, _) = json.loads((out / "report" / "report.json").read_text())["comparisons"]
-    assert (
-        f"WER {compared['wer'][1]:.2f} % (linear) against {compared['wer'][0]:.2f} % (softmax)" in done.stdout
-    )
-    begun = [
-        yaml.safe_load((out / name / "config.yaml").read_text()) for name in ("distilled", "transcribed")
-    ]
-    assert begun[0]["init"] == str(out / "attention" / "checkpoints" / "last.ckpt")
-    assert begun[1]["init"] == str(out / "distilled" / "checkpoints" / "last.ckpt")
-    command_line = [sys.executable, "benchmarks/linearise.py", tmp_path / "data" / "teacher-results"]
-    command_line += [out / "results", "--audio", recordings, "--minutes", "0.1"]
-    table = subprocess.run(
-        list(map(str, command_line)), cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True
-    )
-    assert table.returncode == 0, table.stderr
-    for split in ("dev", "test"):
-        assert re.search(rf"^{split}, no LM\n.*\n-+\nsoftmax .*\nlinear ", table.stdout, re.MULTILINE)
-    assert f"{compared['difference']:+.2f}" in table.stdout
-    assert len(re.findall(r"^(?:softmax|linear) +\d+\.\d+ +0\.1 ", table.stdout, re.MULTILINE)) == 2
-    (out / ".distilled.done").unlink()  # as if it had been killed after its last checkpoint
-    again = bash(*command)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done before") == 5
-    assert again.stdout.count("again, as an earlier stage was done again") == 2
-    assert again.stdout.count("training linear, ") == 2  # and nothing was left to do in either
