@@ -20,12 +20,10 @@ process's, peak memory is the most that it held in the row, PyTorch and the mode
 and a row that is there is not computed again, so that models, lengths and ways can be added.
 """
 
-import argparse
 import contextlib
 import hashlib
 import json
 import random
-import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -37,6 +35,7 @@ import matplotlib
 matplotlib.use("Agg")
 import numpy as np
 import torch
+from common import make_parser
 from matplotlib.figure import Figure
 from reach import (
     SETTINGS,
@@ -61,7 +60,7 @@ from asr.model.frames import HOP, SAMPLE_RATE
 from asr.model.frontend import as_float
 from asr.model.long import CHUNK, encode_long, long_features, long_log_mel, long_log_probs
 from asr.model.recogniser import Model
-from asr.processes import cpu_count
+from asr.processes import cpu_count, resident_gib
 from asr.scoring.errors import sum_errors, word_errors
 
 # What decides a row; the rest is measured.
@@ -175,7 +174,7 @@ def measure(subject: Subject, recordings: list[list[Utterance]], way: Way) -> di
         "words": errors.words,
         "cpu_seconds": cpu,
         "x_real_time": seconds / cpu,
-        "peak_gib": peak_gib(),
+        "peak_gib": resident_gib(peak=True),
     }
 
 
@@ -183,12 +182,6 @@ def reset_peak() -> None:
     """Count peak memory from here on. Linux; elsewhere and where it is forbidden the process's peak stays."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_gib() -> float:
-    """The most memory held since ``reset_peak``, in GiB."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[1]) / 2**20
 
 
 def format_row(row: dict) -> str:
@@ -252,11 +245,7 @@ def read(out: Path) -> list[dict]:
 
 def main() -> None:
     """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/length.py",
-        description=__doc__.replace("{SETTINGS}", SETTINGS),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__.replace("{SETTINGS}", SETTINGS))
     add = parser.add_argument
     add(
         "--checkpoints",

@@ -33,7 +33,7 @@ def test_a_variant_that_is_done_is_not_trained_again(corpus, tmp_path):
         ]
         data = ["--data.folder", str(corpus), "--data.tokenizer", str(corpus / "tokenizer.model")]
         command += ["--", *SMALL.split(), *data, *more]
-        return subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": ".", "PATH": ""})
+        return subprocess.run(command, capture_output=True, text=True)
 
     first = run()
     assert first.returncode == 0, first.stdout + first.stderr
@@ -50,7 +50,7 @@ def test_a_variant_that_is_done_is_not_trained_again(corpus, tmp_path):
 def test_a_run_that_failed_is_told_in_a_line_and_leaves_no_result(tmp_path):
     command = [sys.executable, "benchmarks/ablations.py", "--out", str(tmp_path), "--variants", "mala"]
     command += ["--", "--data.folder", str(tmp_path / "nowhere")]
-    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": ".", "PATH": ""})
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "mala" / RESULT).exists()
 

@@ -63,9 +63,7 @@ def test_linearise_recipe_in_miniature(softmax, corpus, tmp_path):
     assert begun[1]["init"] == str(out / "distilled" / "checkpoints" / "last.ckpt")
     command_line = [sys.executable, "benchmarks/linearise.py", tmp_path / "data" / "teacher-results"]
     command_line += [out / "results", "--audio", recordings, "--minutes", "0.1"]
-    table = subprocess.run(
-        list(map(str, command_line)), cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True
-    )
+    table = subprocess.run(list(map(str, command_line)), cwd=ROOT, capture_output=True, text=True)
     assert table.returncode == 0, table.stderr
     for split in ("dev", "test"):
         assert re.search(rf"^{split}, no LM\n.*\n-+\nsoftmax .*\nlinear ", table.stdout, re.MULTILINE)
