@@ -93,16 +93,8 @@ def read_result(folder: Path, command: str) -> Result | None:
 def train(folder: Path, options: list[str], command: str) -> Result:
     """Train a variant, or go on with it; its output goes to train.log and the screen."""
     folder.mkdir(parents=True, exist_ok=True)
-    program = [
-        sys.executable,
-        "-u",
-        str(ROOT / "train.py"),
-        *options,
-        "--out",
-        str(folder),
-        "--resume",
-        "auto",
-    ]
+    program = [sys.executable, "-u", str(ROOT / "train.py"), *options]
+    program += ["--out", str(folder), "--resume", "auto"]
     with (folder / "train.log").open("a") as log:
         running = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         lines = []

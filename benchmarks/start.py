@@ -25,14 +25,8 @@ def main() -> None:
     parser.add_argument("--lm", required=True, help="language model")
     parser.add_argument("--runs", type=int, default=3, help="of each kind (%(default)s)")
     args = parser.parse_args()
-    command = [
-        sys.executable,
-        str(ROOT / "decode.py"),
-        "--checkpoint",
-        args.checkpoint,
-        "--audio",
-        args.audio,
-    ]
+    command = [sys.executable, str(ROOT / "decode.py")]
+    command += ["--checkpoint", args.checkpoint, "--audio", args.audio]
     with_lm = [*command, "--lm", args.lm]
     run(with_lm)
     print(hardware("cpu"))

@@ -56,15 +56,8 @@ def join(utterances: list[Utterance], minutes: float, path: Path, rate: int, cha
 def time_program(path: Path, reference: str, lm: Path | None, args: argparse.Namespace) -> None:
     """Print the row of one run of decode.py."""
     command = [sys.executable, str(ROOT / "decode.py"), "--checkpoint", str(args.checkpoint)]
-    command += [
-        "--audio",
-        str(path),
-        "--format",
-        "json",
-        "--jobs",
-        str(args.jobs),
-        *(["--lm", str(lm)] if lm else []),
-    ]
+    command += ["--audio", str(path), "--format", "json", "--jobs", str(args.jobs)]
+    command += ["--lm", str(lm)] if lm else []
     command += given_options(args)
     started = time.perf_counter()
     with tempfile.TemporaryFile() as errors:
