@@ -75,3 +75,15 @@ def test_linearise_recipe_in_miniature(softmax, corpus, tmp_path):
     assert again.stdout.count("done before") == 5
     assert again.stdout.count("again, as an earlier stage was done again") == 2
     assert again.stdout.count("training linear, ") == 2  # and nothing was left to do in either
+
+
+def test_the_model_to_linearise_is_not_written_over(tmp_path):
+    teacher = tmp_path / "data" / "teacher"
+    teacher.mkdir(parents=True)
+    (teacher / "config.json").touch()
+    for name in ("train-clean-5", "dev-clean-2"):
+        (tmp_path / name).mkdir()
+    options = ["--from", teacher, "--data", tmp_path / "data", "--data-root", tmp_path, "--stage", "1"]
+    done = bash("recipes/linearise/run.sh", *options, "--stop-stage", "1")
+    assert (done.returncode, done.stdout) == (1, "") and (teacher / "config.json").exists()
+    assert done.stderr.startswith(f"error: --from {teacher}: ") and done.stderr.count("\n") == 1
