@@ -1,14 +1,23 @@
-"""How many processes to start, and what each does before its first task."""
+"""How many processes to start, what each does before its first task, and what memory it takes."""
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
+from pathlib import Path
 
 
 def cpu_count() -> int:
     """CPUs that this process may run on: not all of the machine under Slurm, taskset or a container's set."""
     return len(os.sched_getaffinity(0))
+
+
+def resident_gib(peak: bool = False) -> float:
+    """GiB of memory that this process holds, or the most that it has held. Linux only."""
+    field = "VmHWM" if peak else "VmRSS"
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) / 2**20
 
 
 def start_worker() -> None:

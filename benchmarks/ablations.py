@@ -20,7 +20,6 @@ so that the command can be given in pieces (--variants) and again. The loss is t
 a piece, WER is greedy.
 """
 
-import argparse
 import json
 import os
 import re
@@ -30,6 +29,8 @@ import sys
 import textwrap
 from pathlib import Path
 from typing import NamedTuple
+
+from common import ROOT, make_parser
 
 from asr.errors import UserError, run_program
 from asr.files import atomic_write
@@ -92,7 +93,8 @@ def read_result(folder: Path, command: str) -> Result | None:
 def train(folder: Path, options: list[str], command: str) -> Result:
     """Train a variant, or go on with it; its output goes to train.log and the screen."""
     folder.mkdir(parents=True, exist_ok=True)
-    program = [sys.executable, "-u", "train.py", *options, "--out", str(folder), "--resume", "auto"]
+    program = [sys.executable, "-u", str(ROOT / "train.py"), *options]
+    program += ["--out", str(folder), "--resume", "auto"]
     with (folder / "train.log").open("a") as log:
         running = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         lines = []
@@ -137,12 +139,10 @@ def format_table(results: dict[str, Result]) -> str:
 
 def main() -> None:
     """Parse the command line, train what is not done, print the table."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/ablations.py",
-        description=__doc__.replace(
+    parser = make_parser(
+        __doc__.replace(
             "{MATCHING}", textwrap.fill(MATCHING, 100, subsequent_indent="    ", break_on_hyphens=False)
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of all variants")

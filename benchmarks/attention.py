@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from common import make_parser
 from step import hardware
 from torch import Tensor
 
@@ -167,11 +168,7 @@ def measure(clock: Clock, args: argparse.Namespace, batch: int, n: int, copy: fl
 
 def main() -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/attention.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     usual = [*(f"{max(1, FRAMES // n)}x{n}" for n in LENGTHS), *USUAL]
     add("--shapes", nargs="+", default=usual, metavar="BxN", help="batches and frames (%(default)s)")

@@ -7,12 +7,12 @@
 Run it on an idle machine: a second busy process distorts everything that uses several threads.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import make_parser
 from step import hardware, timed
 from torch import nn
 
@@ -92,9 +92,7 @@ def loading(opus: Path, wav: Path) -> None:
 
 def main() -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/cpu.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--opus", type=Path, help="folder with Opus recordings")
     parser.add_argument("--wav", type=Path, help="folder with WAV copies of them, by the same names")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")

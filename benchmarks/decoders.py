@@ -24,7 +24,6 @@ They are no dependencies: `pip install flashlight-text==0.0.7 pyctcdecode "numpy
 benchmark's own.
 """
 
-import argparse
 import math
 import os
 import time
@@ -35,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import make_parser
 from step import hardware
 from tqdm import tqdm
 
@@ -208,11 +208,7 @@ def compare_with_oracle(args, tokenizer: Tokenizer, items: list[np.ndarray], wei
 
 def main() -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/decoders.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path)
     add("--data", type=Path, help="folder with SPLIT.jsonl")

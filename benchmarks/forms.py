@@ -7,9 +7,8 @@ per cent, are those of the explicit weights (not formed beyond 3000 frames); err
 of the core computed wholly in that precision.
 """
 
-import argparse
-
 import torch
+from common import make_parser
 from torch import Tensor
 
 from asr.attention import ATTENTIONS, Frames
@@ -33,9 +32,7 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 @torch.inference_mode()
 def main() -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/forms.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     choices = ATTENTIONS["mala"].POSITIONS
     parser.add_argument("--positions", choices=choices, nargs="+", default=choices, help="(%(default)s)")
     args = parser.parse_args()

@@ -14,7 +14,7 @@ table() {
   local name=$1
   shift
   echo "$name: $*"
-  PYTHONPATH=. timeout 600 "$@" > "$out/$name.txt" 2>&1 || { echo "  failed, see $out/$name.txt"; failed=1; }
+  timeout 600 "$@" > "$out/$name.txt" 2>&1 || { echo "  failed, see $out/$name.txt"; failed=1; }
 }
 
 table kernels python -m pytest tests/asr/attention/test_kernels.py tests/asr/attention/test_flash.py

@@ -4,9 +4,9 @@ In an environment of its own (1 GB; it needs nothing else of this recipe):
 
     uv venv imports && uv pip install --python imports/bin/python 'nemo_toolkit[asr]==3.0.0' transformers \\
         torch==2.11.0 torchaudio==2.11.0
-    PYTHONPATH=. imports/bin/python benchmarks/imports.py                # all; or names, as in the table
-    PYTHONPATH=. imports/bin/python benchmarks/imports.py Parakeet-HF --seconds 1 20
-    PYTHONPATH=. imports/bin/python benchmarks/imports.py --nemo FILE.nemo --audio a.wav b.wav   # a real one
+    imports/bin/python benchmarks/imports.py                # all; or names, as in the table
+    imports/bin/python benchmarks/imports.py Parakeet-HF --seconds 1 20
+    imports/bin/python benchmarks/imports.py --nemo FILE.nemo --audio a.wav b.wav   # a real one
 
 Every model is built and saved by its own toolkit, with random biases and batch-norm statistics (their
 defaults, 0 and 1, hide errors), imported by asr.checkpoints.foreign, and run on the same noise. Columns: the
@@ -14,7 +14,6 @@ largest difference of log-probabilities in nats, of each length alone and of all
 batch, and how many of the texts of the toolkit's transcribe() (NeMo) or generate() (transformers) are ours.
 """
 
-import argparse
 import contextlib
 import copy
 import logging
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
+from common import make_parser
 from torch import Tensor, nn
 
 from asr.checkpoints.checkpoint import build_model
@@ -389,9 +389,7 @@ def _distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
 
 def main() -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("models", nargs="*", help=f"of {', '.join(CASES)} (default: all)")
     parser.add_argument(
         "--seconds", nargs="+", type=float, default=[1, 20, 150], help="lengths (%(default)s)"

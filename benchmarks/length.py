@@ -25,7 +25,6 @@ import contextlib
 import hashlib
 import json
 import random
-import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ import matplotlib
 matplotlib.use("Agg")
 import numpy as np
 import torch
+from common import make_parser
 from matplotlib.figure import Figure
 from reach import (
     SETTINGS,
@@ -61,7 +61,7 @@ from asr.model.frames import HOP, SAMPLE_RATE
 from asr.model.frontend import as_float
 from asr.model.long import CHUNK, encode_long, long_features, long_log_mel, long_log_probs
 from asr.model.recogniser import Model
-from asr.processes import cpu_count
+from asr.processes import cpu_count, resident_gib
 from asr.scoring.errors import sum_errors, word_errors
 
 # What decides a row; the rest is measured.
@@ -175,7 +175,7 @@ def measure(subject: Subject, recordings: list[list[Utterance]], way: Way) -> di
         "words": errors.words,
         "cpu_seconds": cpu,
         "x_real_time": seconds / cpu,
-        "peak_gib": peak_gib(),
+        "peak_gib": resident_gib(peak=True),
     }
 
 
@@ -183,12 +183,6 @@ def reset_peak() -> None:
     """Count peak memory from here on. Linux; elsewhere and where it is forbidden the process's peak stays."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_gib() -> float:
-    """The most memory held since ``reset_peak``, in GiB."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[1]) / 2**20
 
 
 def format_row(row: dict) -> str:
@@ -250,13 +244,8 @@ def read(out: Path) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/length.py",
-        description=__doc__.replace("{SETTINGS}", SETTINGS),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parse() -> argparse.Namespace:
+    parser = make_parser(__doc__.replace("{SETTINGS}", SETTINGS))
     add = parser.add_argument
     add(
         "--checkpoints",
@@ -284,17 +273,43 @@ def main() -> None:
     add("--ways", nargs="+", default=["whole"], help="of encoding (%(default)s)")
     add("--out", type=Path, help="folder for rows and picture")
     args = parser.parse_args()
-    ways = [parse_way(text) for text in args.ways]
     if args.every < 1 or min(args.lengths) < 0:
         raise UserError("--every must be positive, --lengths not negative")
-    utterances = read_manifest(args.data / f"{args.split}.jsonl")[:: args.every]
-    rows = read(args.out) if args.out else []
+    args.ways = [parse_way(text) for text in args.ways]
+    return args
+
+
+def _load_subjects(args: argparse.Namespace) -> list[Subject]:
     subjects = [load_subject(argument) for argument in args.checkpoints]
     for number, subject in enumerate(subjects):
         if subject.name in [other.name for other in subjects[:number]]:
             raise UserError(f"--checkpoints: two are called {subject.name}; give NAME=PATH")
-        for way in ways:
+        for way in args.ways:
             check_way(way, subject.model.encoder)
+    return subjects
+
+
+def _measurements(
+    args: argparse.Namespace, subject: Subject, utterances: list[Utterance]
+) -> Iterator[tuple[tuple, list[list[Utterance]], Way]]:
+    """Of a model, each row's values of KEY, with its recordings and its way."""
+    for length in args.lengths:
+        for speakers in args.speakers if length else [""]:
+            recordings = make_recordings(utterances, length, speakers)
+            if not recordings:
+                print(f"{subject.name}, {speakers}: too little speech for {length:g} s")
+                continue
+            for way in args.ways if length else [parse_way("whole")]:
+                about = args.split, len(utterances), speakers, length, way.name
+                yield (subject.name, subject.weights, *about), recordings, way
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    args = _parse()
+    utterances = read_manifest(args.data / f"{args.split}.jsonl")[:: args.every]
+    rows = read(args.out) if args.out else []
+    subjects = _load_subjects(args)
     hours = sum(utterance.duration for utterance in utterances) / 3600
     threads = f"{cpu_count()} CPU cores, {torch.get_num_threads()} threads of torch"
     print(f"{threads}; {args.split}, {len(utterances)} utterances, {hours:.2f} h")
@@ -303,28 +318,13 @@ def main() -> None:
         print(format_row(row))
     done = {tuple(row[name] for name in KEY) for row in rows}
     for subject in subjects:
-        for length in args.lengths:
-            for speakers in args.speakers if length else [""]:
-                recordings = make_recordings(utterances, length, speakers)
-                if not recordings:
-                    print(f"{subject.name}, {speakers}: too little speech for {length:g} s")
-                    continue
-                for way in ways if length else [parse_way("whole")]:
-                    key = (
-                        subject.name,
-                        subject.weights,
-                        args.split,
-                        len(utterances),
-                        speakers,
-                        length,
-                        way.name,
-                    )
-                    if key in done:
-                        continue
-                    rows.append(dict(zip(KEY, key, strict=True)) | measure(subject, recordings, way))
-                    print(format_row(rows[-1]), flush=True)
-                    if args.out:
-                        write(args.out, rows)
+        for key, recordings, way in _measurements(args, subject, utterances):
+            if key in done:
+                continue
+            rows.append(dict(zip(KEY, key, strict=True)) | measure(subject, recordings, way))
+            print(format_row(rows[-1]), flush=True)
+            if args.out:
+                write(args.out, rows)
 
 
 if __name__ == "__main__":

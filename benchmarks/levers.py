@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
+from common import make_parser
 from step import PIECES, PIECES_PER_SECOND, hardware, timed
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -61,9 +62,7 @@ def make_step(args: argparse.Namespace, batch: Batch, dtype, options: dict) -> C
 
 def main() -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/levers.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--attention", choices=ATTENTIONS, default="mala", help="(%(default)s)")
     add("--size", choices=SIZES, default="S", help="size of the encoder (%(default)s)")

@@ -17,12 +17,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from common import make_parser
 from long_audio import join_recordings, run_apart
 from step import hardware
 
 from asr.checkpoints.checkpoint import read_checkpoint
 from asr.errors import UserError, run_program
-from asr.model.device import add_device_options, choose_device
+from asr.model.device import add_device_options, choose_device, given_options
 from asr.model.frames import SAMPLE_RATE
 from asr.scoring.report.analysis import UNITS
 from asr.scoring.report.comparison import Comparison
@@ -86,14 +87,8 @@ def long_table(reports: list[Report], audio: Path, minutes: float, args: argpars
         waveform, encoded = Path(folder) / "waveform.npy", Path(folder) / "encoded.npy"
         np.save(waveform, join_recordings(audio, int(minutes * 60 * SAMPLE_RATE)).numpy())
         for report, system in [(reports[0], 0), *((report, 1) for report in reports)]:
-            options = argparse.Namespace(
-                checkpoint=checkpoint_of(report, system).resolve(),
-                size="S",  # the checkpoint decides
-                positions="auto",
-                chunk=args.chunk,
-                device=args.device,
-            )
-            took = run_apart(options, "mala", waveform, encoded)
+            options = ["--checkpoint", str(checkpoint_of(report, system)), "--chunk", str(args.chunk)]
+            took = run_apart(waveform, encoded, [*options, *given_options(args, "device")])
             speed = 60 * minutes / took["seconds"]
             rows.append([*label(report, system), f"{minutes:g}", f"{took['seconds']:.1f}", f"{speed:.0f}"])
             rows[-1].append(f"{took['gib']:.2f}")
@@ -102,11 +97,7 @@ def long_table(reports: list[Report], audio: Path, minutes: float, args: argpars
 
 def main() -> None:
     """Parse the command line and print the tables."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/linearise.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("teacher", type=Path, help="the teacher's results: a folder of decode.py --out")
     add("students", type=Path, nargs="+", help="its students' results")

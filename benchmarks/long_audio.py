@@ -13,15 +13,17 @@ or a checkpoint's with --checkpoint. Run it on an idle machine.
 import argparse
 import json
 import math
-import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import make_parser
 from step import hardware
 
 from asr.attention import ATTENTIONS
@@ -34,23 +36,36 @@ from asr.model.device import add_device_options, choose_device, given_options
 from asr.model.frames import SAMPLE_RATE
 from asr.model.long import encode_long, long_features
 from asr.model.recogniser import Model
+from asr.processes import resident_gib
+
+NOISE = 20 * SAMPLE_RATE  # samples at a time
 
 
-def join_recordings(folder: Path | None, samples: int) -> torch.Tensor:
-    """Recordings one after another, from the first again where they are too few."""
+def endless_audio(folder: Path | None) -> Iterator[torch.Tensor]:
+    """Samples (S,) of the recordings in and below a folder, over and over; of noise without a folder.
+
+    Raises:
+        UserError: there are no recordings.
+    """
     if folder is None:
-        return 0.1 * torch.randn(samples)
+        while True:
+            yield 0.1 * torch.randn(NOISE)
     paths = sorted(path for path in folder.rglob("*") if path.suffix in audio.SUFFIXES)
     if not paths:
         raise UserError(f"--audio {folder}: no recordings")
-    joined = torch.empty(samples)
-    done = 0
-    while done < samples:
-        for path in paths:
-            part = audio.load(path)[: samples - done]
-            joined[done : done + len(part)] = part
-            done += len(part)
-    return joined
+    for path in cycle(paths):
+        yield audio.load(path)
+
+
+def join_recordings(folder: Path | None, samples: int) -> torch.Tensor:
+    """So many samples of ``endless_audio``."""
+    joined, done = torch.empty(samples), 0
+    for recording in endless_audio(folder):
+        part = recording[: samples - done]
+        joined[done : done + len(part)] = part
+        done += len(part)
+        if done == samples:
+            return joined
 
 
 @torch.inference_mode()
@@ -74,25 +89,15 @@ def encode(args: argparse.Namespace) -> None:
         encoded = encode_long(model.encoder, features, args.chunk)
     encoded = encoded.cpu()  # and with it, all that the device had to do
     seconds = time.perf_counter() - started
-    gib = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else peak_gib()
+    gib = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else resident_gib(peak=True)
     np.save(args.encoded, encoded.numpy())
     print(json.dumps({"seconds": seconds, "gib": gib}))
 
 
-def peak_gib() -> float:
-    """Peak of this process's resident memory."""
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(peak[1]) / 2**20
-
-
-def run_apart(args: argparse.Namespace, attention: str, waveform: Path, encoded: Path, *more: str) -> dict:
-    """``encode`` in a process of its own."""
-    command = [sys.executable, __file__, "--attention", attention, "--size", args.size]
-    command += ["--positions", args.positions, "--chunk", str(args.chunk)]
-    command += given_options(args, "device")
-    command += ["--checkpoint", str(args.checkpoint)] if args.checkpoint else []
-    command += ["--waveform", str(waveform), "--encoded", str(encoded), *more]
-    result = subprocess.run(command, capture_output=True, text=True)
+def run_apart(waveform: Path, encoded: Path, options: list[str]) -> dict:
+    """``encode`` in a process of its own, with this program's options."""
+    files = ["--waveform", str(waveform), "--encoded", str(encoded)]
+    result = subprocess.run([sys.executable, __file__, *files, *options], capture_output=True, text=True)
     if result.returncode:
         print((result.stderr.strip().splitlines() or ["no message"])[-1], file=sys.stderr)
         return {"seconds": math.nan, "gib": math.nan, "failed": result.returncode}
@@ -101,16 +106,19 @@ def run_apart(args: argparse.Namespace, attention: str, waveform: Path, encoded:
 
 def measure(args: argparse.Namespace, attention: str, joined: np.ndarray, folder: Path) -> None:
     """Print one mechanism's rows and the exponent of time over length."""
+    options = ["--attention", attention, "--size", args.size, "--positions", args.positions]
+    options += ["--chunk", str(args.chunk), *given_options(args, "device")]
+    options += ["--checkpoint", str(args.checkpoint)] if args.checkpoint else []
     points = []
     for minutes in args.minutes:
         waveform, encoded, at_once = (folder / f"{name}.npy" for name in ("waveform", "chunks", "whole"))
         np.save(waveform, joined[: int(minutes * 60 * SAMPLE_RATE)])
-        took = run_apart(args, attention, waveform, encoded)
+        took = run_apart(waveform, encoded, options)
         points.append((minutes, took["seconds"]))
         line = f"{attention:10} {minutes:7g} {took['seconds']:9.2f} {minutes * 60 / took['seconds']:9.0f}"
         line += f" {took['gib']:9.2f}"
         if args.whole:
-            whole = run_apart(args, attention, waveform, at_once, "--at-once")
+            whole = run_apart(waveform, at_once, [*options, "--at-once"])
             line += f" {whole['seconds']:9.2f} {whole['gib']:9.2f}"
             if not whole.get("failed"):
                 a, b = np.load(encoded), np.load(at_once)
@@ -124,11 +132,7 @@ def measure(args: argparse.Namespace, attention: str, joined: np.ndarray, folder
 
 def main() -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/long_audio.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--audio", type=Path, help="folder of recordings to join (default: noise)")
     add("--minutes", type=float, nargs="+", default=[1, 2, 5, 10, 20, 40, 60], help="lengths (%(default)s)")

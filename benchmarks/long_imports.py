@@ -1,7 +1,7 @@
 """Long recordings through an imported model and through its original: time, peak memory, equal numbers.
 
-    PYTHONPATH=. imports/bin/python benchmarks/long_imports.py --minutes 1 5 20 60 --limit 20
-    PYTHONPATH=. imports/bin/python benchmarks/long_imports.py --nemo FILE.nemo --audio FOLDER --minutes 1 5
+    imports/bin/python benchmarks/long_imports.py --minutes 1 5 20 60 --limit 20
+    imports/bin/python benchmarks/long_imports.py --nemo FILE.nemo --audio FOLDER --minutes 1 5
 
 in the environment of benchmarks/imports.py (which says how to make it), with one of its random models
 (--model), saved by NeMo, or a real one. Every length goes through three programs, each in a process of its
@@ -23,8 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import make_parser
 from imports import CASES, Case, make_recordings, nemo_original, restored_original, train_benchmark_tokenizer
-from long_audio import join_recordings, peak_gib
+from long_audio import join_recordings
 from torch import Tensor
 
 from asr.checkpoints.checkpoint import load_model
@@ -33,6 +34,7 @@ from asr.data import audio
 from asr.errors import UserError, run_program
 from asr.model.frames import SAMPLE_RATE
 from asr.model.long import long_log_probs
+from asr.processes import resident_gib
 
 PROGRAMS = {"chunks": "ours in chunks", "whole": "ours in one pass", "nemo": "NeMo"}
 
@@ -54,7 +56,7 @@ def encode(program: str, model: Path, waveform: Path, found: Path, limit: float)
         log_probs = torch.cat(list(ours))
     seconds = time.process_time() - started
     np.save(found, log_probs.numpy())
-    print(json.dumps({"seconds": seconds, "gib": peak_gib()}))
+    print(json.dumps({"seconds": seconds, "gib": resident_gib(peak=True)}))
 
 
 def _chunks(model, samples: Tensor) -> Iterator[Tensor]:
@@ -119,9 +121,7 @@ def _distance(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--model", choices=CASES, default="FastConformer-S", help="of benchmarks/imports.py (%(default)s)")
     add("--nemo", type=Path, help="a .nemo file in its place")

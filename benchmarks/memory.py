@@ -8,11 +8,11 @@ the sum of proportional shares (Pss), in which every page that n processes share
 what all of them take together. (/proc/PID/smaps_rollup; Linux only.)
 """
 
-import argparse
 import multiprocessing
 from pathlib import Path
 
 import numpy as np
+from common import make_parser
 
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.beam import BeamPool
@@ -24,11 +24,7 @@ FRAMES = 50  # 2 s
 
 def main() -> None:
     """Parse the command line, decode, print what the processes hold."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/memory.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--lm", type=Path, required=True, help="KenLM binary")
     parser.add_argument("--tokenizer", type=Path, required=True, help="of an acoustic model")
     parser.add_argument("--jobs", type=int, default=8, help="processes (%(default)s)")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import make_parser
 
 from asr.checkpoints.checkpoint import load_model
 from asr.data import audio
@@ -143,9 +144,7 @@ def _print(title: str, rows: dict[str, list[float]], checkpoints: list[Path]) ->
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add(
         "--checkpoints",

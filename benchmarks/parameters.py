@@ -5,7 +5,7 @@ python benchmarks/parameters.py [--size S] [--transducer PIECES]
 With --transducer, those of encoder and transducer (one LSTM layer of 320) over so many pieces.
 """
 
-import argparse
+from common import make_parser
 
 from asr.attention import ATTENTIONS
 from asr.errors import run_program
@@ -24,11 +24,7 @@ def count(size: str, attention: str, pieces: int = 0, **extras) -> int:
 
 def main() -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/parameters.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="S", help="size of the encoder (%(default)s)")
     parser.add_argument("--transducer", type=int, default=0, metavar="PIECES", help="count one in, too")
     args = parser.parse_args()

@@ -8,7 +8,6 @@ soundfile (--librispeech, a folder with SPLIT/SPEAKER/CHAPTER/*.flac; left out w
 the whole split, in turns; medians.
 """
 
-import argparse
 import platform
 import random
 import statistics
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from common import make_parser
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchaudio.datasets import LIBRISPEECH, librispeech
@@ -69,9 +69,7 @@ def hardware() -> str:
 
 def main() -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/reader.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with SPLIT.jsonl")
     parser.add_argument("--packed", type=Path, required=True, help="folder of its packed copy")
     parser.add_argument("--librispeech", type=Path, help="the same split in LibriSpeech's layout")

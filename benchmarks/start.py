@@ -6,32 +6,27 @@ Prints CPU seconds (user and system, child processes included) and wall-clock se
 greedy, and with the LM. A run before them is not counted: it compiles the search.
 """
 
-import argparse
-import os
 import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+from common import ROOT, make_parser
 from step import hardware
 
 from asr.errors import UserError, run_program
 
-ROOT = Path(__file__).parent.parent
-
 
 def main() -> None:
     """Parse the command line, run decode.py over and over, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--checkpoint", required=True, help="of any model")
     parser.add_argument("--audio", required=True, help="a recording of some seconds")
     parser.add_argument("--lm", required=True, help="language model")
     parser.add_argument("--runs", type=int, default=3, help="of each kind (%(default)s)")
     args = parser.parse_args()
-    command = [sys.executable, "decode.py", "--checkpoint", args.checkpoint, "--audio", args.audio]
+    command = [sys.executable, str(ROOT / "decode.py")]
+    command += ["--checkpoint", args.checkpoint, "--audio", args.audio]
     with_lm = [*command, "--lm", args.lm]
     run(with_lm)
     print(hardware("cpu"))
@@ -43,7 +38,7 @@ def main() -> None:
 def run(command: list[str]) -> tuple[float, float]:
     """CPU and wall-clock seconds of a command."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     wall, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise UserError(done.stderr)

@@ -14,7 +14,6 @@ Parakeet encoder, SpeechBrain's and ESPnet's. "x real time" is seconds of audio 
 the share of a large product's, measured on the spot, that the step's matrix products reach.
 """
 
-import argparse
 import importlib.util
 import statistics
 import time
@@ -22,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from common import make_parser
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -270,20 +270,35 @@ def measure(args, names: list[str], utterances: int, seconds: float, device: str
         for name, step in steps.items():
             times[name].append(timed(step, device))
     audio = utterances * seconds
-    yardstick = statistics.median(times["torchaudio"]) if "torchaudio" in times else float("nan")
+    yardstick = statistics.median(times["torchaudio"]) if "torchaudio" in times else None
     for name in sorted(times, key=lambda name: statistics.median(times[name])):
         median = statistics.median(times[name])
-        memory = f"{peaks[name]:9.2f}" if name in peaks else f"{'-':>9}"
-        row = f"{f'{utterances}x{seconds:g}':>8} {name:16}{1e3 * median:10.1f}{audio / median:12,.0f}"
-        row += f"{audio / median / 3600:9.2f}{yardstick / median:12.2f}{memory}"
-        print(f"{row}{100 * counted[name] / median / rate:12.1f} %", flush=True)
+        share = counted[name] / median / rate
+        row = format_row(median, audio, yardstick, peaks.get(name), share)
+        print(f"{f'{utterances}x{seconds:g}':>8} {name:16}{row}", flush=True)
+
+
+def format_row(
+    seconds: float, audio: float, yardstick: float | None, peak: float | None, share: float
+) -> str:
+    """The columns of an encoder's row; a dash for what was not measured.
+
+    Args:
+        seconds: of a step.
+        audio: seconds of audio in it.
+        yardstick: seconds of torchaudio's step.
+        peak: GiB.
+        share: of the rate of a large matrix product.
+    """
+    ratio = "-" if yardstick is None else f"{yardstick / seconds:.2f}"
+    memory = "-" if peak is None else f"{peak:.2f}"
+    row = f"{1e3 * seconds:10.1f}{audio / seconds:12,.0f}{audio / seconds / 3600:9.2f}{ratio:>12}{memory:>9}"
+    return f"{row}{100 * share:12.1f} %"
 
 
 def main() -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/step.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add(
         "--encoders",

@@ -10,7 +10,6 @@ which gives the same numbers (tests/asr/model/test_streaming.py).
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import time
@@ -18,10 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from common import make_parser
+from long_audio import endless_audio
 from step import hardware
 
 from asr.attention import ATTENTIONS
-from asr.data import audio
 from asr.errors import UserError, run_program
 from asr.model.config import ModelConfig
 from asr.model.conformer import SIZES, EncoderConfig
@@ -29,19 +29,10 @@ from asr.model.frames import SAMPLE_RATE
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 from asr.model.streaming import Stream
+from asr.processes import resident_gib
 
 BLOCK = 20 * SAMPLE_RATE
 MINUTE = 60 * SAMPLE_RATE
-
-
-def sound(folder: Path | None) -> Iterator[torch.Tensor]:
-    """Recordings one after another without an end."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in audio.SUFFIXES) if folder else [None]
-    if not paths:
-        raise UserError(f"--audio {folder}: no recordings")
-    while True:
-        for path in paths:
-            yield audio.load(path) if path else 0.1 * torch.randn(BLOCK)
 
 
 class Source:
@@ -65,7 +56,7 @@ def build(args: argparse.Namespace) -> Model:
     options = {"softmax": ATTENTIONS["softmax"].Options(left=args.left)}
     config = ModelConfig(args.attention[0], "auto", options, EncoderConfig(args.size), frontend)
     model = Model(config, pieces=256).eval()
-    features = model.frontend.log_mel(Source(sound(args.audio)).take(MINUTE)[None])[0]
+    features = model.frontend.log_mel(Source(endless_audio(args.audio)).take(MINUTE)[None])[0]
     model.frontend.running.mean.copy_(features.mean(0))
     model.frontend.running.deviation.copy_(features.std(0))
     return model
@@ -73,7 +64,7 @@ def build(args: argparse.Namespace) -> Model:
 
 def measure(args: argparse.Namespace) -> None:
     """One mechanism, in this process."""
-    model, source = build(args), Source(sound(args.audio))
+    model, source = build(args), Source(endless_audio(args.audio))
     stream = Stream(model, model.framing.frames_in(args.chunk_ms / 1000))
     step, done = round(args.chunk_ms * SAMPLE_RATE / 1000), 0
     for number in range(round(args.hours) + 1):
@@ -87,16 +78,13 @@ def measure(args: argparse.Namespace) -> None:
             stream.feed(part)
         seconds = (time.process_time() - begun) / (len(minute) / SAMPLE_RATE)
         done += len(minute)
-        resident = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
         row = f"{args.attention[0]:10} {number:5} {1000 * seconds:12.2f} {stream.state_bytes:12,}"
-        print(f"{row} {int(resident[1]) / 1024:9.0f}", flush=True)
+        print(f"{row} {1024 * resident_gib():9.0f}", flush=True)
 
 
 def main() -> None:
     """Measure every mechanism in a process of its own, and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--audio", type=Path, help="folder of recordings; without it, noise")
     parser.add_argument("--attention", nargs="+", default=["mala", "linear", "softmax"], choices=ATTENTIONS)
     parser.add_argument("--hours", type=int, default=3, help="(%(default)s)")

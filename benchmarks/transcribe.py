@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from common import ROOT, make_parser
 
 from asr.checkpoints.checkpoint import load_model
 from asr.data import audio
@@ -54,8 +55,9 @@ def join(utterances: list[Utterance], minutes: float, path: Path, rate: int, cha
 
 def time_program(path: Path, reference: str, lm: Path | None, args: argparse.Namespace) -> None:
     """Print the row of one run of decode.py."""
-    command = [sys.executable, "decode.py", "--checkpoint", str(args.checkpoint), "--audio", str(path)]
-    command += ["--format", "json", "--jobs", str(args.jobs), *(["--lm", str(lm)] if lm else [])]
+    command = [sys.executable, str(ROOT / "decode.py"), "--checkpoint", str(args.checkpoint)]
+    command += ["--audio", str(path), "--format", "json", "--jobs", str(args.jobs)]
+    command += ["--lm", str(lm)] if lm else []
     command += given_options(args)
     started = time.perf_counter()
     with tempfile.TemporaryFile() as errors:
@@ -99,11 +101,7 @@ def compare_cutting(path: Path, reference: str, args: argparse.Namespace) -> Non
 
 def main() -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/transcribe.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="a checkpoint of train.py")
     add("--data", type=Path, required=True, help="folder with manifests")

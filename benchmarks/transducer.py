@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import make_parser
 from torch import Tensor
 
 from asr.checkpoints.checkpoint import load_model
@@ -32,6 +33,7 @@ from asr.errors import UserError, run_program
 from asr.model.ctc import BLANK
 from asr.model.device import add_device_options, autocast, choose_device, choose_dtype
 from asr.model.transducer import CHUNK, Transducer, TransducerConfig
+from asr.processes import resident_gib
 
 WAYS = {
     "torchaudio": "whole output, torchaudio's rnnt_loss",
@@ -42,11 +44,7 @@ WAYS = {
 
 def main() -> None:
     """Parse the command line and measure one of the two."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/transducer.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     commands = parser.add_subparsers(required=True, metavar="loss|greedy")
     loss = commands.add_parser("loss", help="memory and time of the loss")
     loss.set_defaults(run=compare_losses)
@@ -132,9 +130,7 @@ def _memory(device: torch.device, peak: bool = False) -> float:
     """MiB of the device's allocated memory, or of this process's, now or at their highest."""
     if device.type == "cuda":
         return (torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated)() / 2**20
-    name = "VmHWM" if peak else "VmRSS"
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
-    return int(line.split()[1]) / 2**10
+    return 2**10 * resident_gib(peak)
 
 
 def _clock(device: torch.device) -> float:

@@ -1,9 +1,13 @@
+import ast
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from step import format_row
 
 from asr.checkpoints.checkpoint import pack_recipe, write_checkpoint
 from asr.data.tokenizer import Tokenizer, train_tokenizer
@@ -44,9 +48,39 @@ def folder(tmp_path_factory):
 
 def run(name: str, *options) -> str:
     command = [sys.executable, f"benchmarks/{name}.py", *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": ".", "PATH": ""})
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+PROGRAMS = [path for path in Path("benchmarks").glob("*.py") if "run_program(main)" in path.read_text()]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+def test_the_checkout_comes_before_what_is_installed(program):
+    ours = {"asr", "data_prep", *(path.stem for path in Path("benchmarks").glob("*.py"))}
+    imported = [
+        node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+        for node in ast.parse(program.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert next(name for name in imported if name.partition(".")[0] in ours) == "common"
+
+
+def test_the_code_beside_a_benchmark_is_measured(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    for name in ("common", "parameters"):
+        shutil.copy(f"benchmarks/{name}.py", tmp_path / "benchmarks")
+    (tmp_path / "asr").mkdir()
+    (tmp_path / "asr" / "__init__.py").write_text("raise SystemExit('the other checkout')")
+    command = [sys.executable, str(tmp_path / "benchmarks" / "parameters.py")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr == "the other checkout\n"
+
+
+def test_what_was_not_measured_is_a_dash():
+    assert format_row(0.5, 40.0, None, None, 0.25).split() == ["500.0", "80", "0.02", "-", "-", "25.0", "%"]
+    assert format_row(0.5, 40.0, 1.0, 2.0, 0.25).split()[3:5] == ["2.00", "2.00"]
 
 
 def test_decoders_are_compared(folder):

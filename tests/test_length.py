@@ -146,7 +146,7 @@ def test_rows_are_measured_once(corpus, tmp_path):
     def run(*options: str) -> str:
         command = [sys.executable, "benchmarks/length.py", "--checkpoints", f"small={tmp_path / 'model'}"]
         command += ["--data", str(corpus), "--out", str(tmp_path / "out"), *options]
-        done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": ".", "PATH": ""})
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -63,9 +63,7 @@ def test_linearise_recipe_in_miniature(softmax, corpus, tmp_path):
     assert begun[1]["init"] == str(out / "distilled" / "checkpoints" / "last.ckpt")
     command_line = [sys.executable, "benchmarks/linearise.py", tmp_path / "data" / "teacher-results"]
     command_line += [out / "results", "--audio", recordings, "--minutes", "0.1"]
-    table = subprocess.run(
-        list(map(str, command_line)), cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True
-    )
+    table = subprocess.run(list(map(str, command_line)), cwd=ROOT, capture_output=True, text=True)
     assert table.returncode == 0, table.stderr
     for split in ("dev", "test"):
         assert re.search(rf"^{split}, no LM\n.*\n-+\nsoftmax .*\nlinear ", table.stdout, re.MULTILINE)
@@ -77,3 +75,15 @@ def test_linearise_recipe_in_miniature(softmax, corpus, tmp_path):
     assert again.stdout.count("done before") == 5
     assert again.stdout.count("again, as an earlier stage was done again") == 2
     assert again.stdout.count("training linear, ") == 2  # and nothing was left to do in either
+
+
+def test_the_model_to_linearise_is_not_written_over(tmp_path):
+    teacher = tmp_path / "data" / "teacher"
+    teacher.mkdir(parents=True)
+    (teacher / "config.json").touch()
+    for name in ("train-clean-5", "dev-clean-2"):
+        (tmp_path / name).mkdir()
+    options = ["--from", teacher, "--data", tmp_path / "data", "--data-root", tmp_path, "--stage", "1"]
+    done = bash("recipes/linearise/run.sh", *options, "--stop-stage", "1")
+    assert (done.returncode, done.stdout) == (1, "") and (teacher / "config.json").exists()
+    assert done.stderr.startswith(f"error: --from {teacher}: ") and done.stderr.count("\n") == 1

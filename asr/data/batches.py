@@ -37,9 +37,8 @@ class Batch(NamedTuple):
     targets: Tensor  # (B, U) classes, padded with 0
     target_lengths: Tensor  # (B,)
     texts: list[str]
-    transcribed: Tensor | None = (
-        None  # (B,) bool, on the CPU; None where all are. (A transcript may be empty.)
-    )
+    # (B,) bool, on the CPU; None where all are. (A transcript may be empty.)
+    transcribed: Tensor | None = None
 
     @property
     def seconds(self) -> float:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from asr.checkpoints.checkpoint import (
@@ -44,6 +43,8 @@ def model_to_begin_from(init: str, resume: str, out: Path) -> ModelConfig | None
         return None
     path, content = None, {}
     if resume == "auto":
+        from lightning.pytorch.utilities import rank_zero_only  # here: a recipe's check need not wait for it
+
         path, content = read_last(out / "checkpoints" / LAST, rank_zero_only.rank)
     elif resume:
         path, content = resume, read_checkpoint(resume)

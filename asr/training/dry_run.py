@@ -1,15 +1,14 @@
 """What a training run would take, from a few timed steps. Nothing is written."""
 
-import re
 import statistics
 import time
-from pathlib import Path
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
 from asr.data.batches import make_batches
+from asr.processes import resident_gib
 from asr.training.config import Config
 from asr.training.warm_up import WarmUp, core_dtype
 
@@ -84,8 +83,7 @@ def dry_run(config: Config, task: L.LightningModule, loader, durations: list[flo
 def _peak_memory(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB of GPU memory"
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return f"{int(peak[1]) / 2**20:.1f} GiB"
+    return f"{resident_gib(peak=True):.1f} GiB"
 
 
 def _duration(seconds: float) -> str:

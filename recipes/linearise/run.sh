@@ -36,6 +36,7 @@ done
 data=${data:-data/linearise}
 out=${out:-exp/linearise/$attention}
 teacher=$data/teacher
+[ ! "$from" -ef "$teacher" ] || die "--from $from: the recipe writes its teacher there; name another --data"
 
 # The splits: --data-root's own, or those that will be downloaded.
 source=(--root data/downloads --download mini)

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import numpy as np
+
+from asr.processes import resident_gib
+
 
 def printed(code: str) -> str:
     """What ``code`` prints in a process that may run on one CPU only."""
@@ -23,3 +27,11 @@ def test_programs_start_as_many_processes_as_they_have_cpus():
 
 def test_counting_cpus_does_not_wait_for_torch():
     assert printed("import asr.processes, sys; print('torch' in sys.modules)") == "False\n"
+
+
+def test_memory_goes_and_its_peak_stays():
+    before = resident_gib()
+    held = np.ones(2**24)  # 128 MiB
+    assert resident_gib() - before > 0.12
+    del held
+    assert resident_gib(peak=True) - before > 0.12 > resident_gib() - before

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -116,3 +118,10 @@ def test_help_explains_every_option(capsys):
     text = capsys.readouterr().out
     for words in ("model dimension D", "highest learning rate", "centred", "SpecAugment"):
         assert words in text
+
+
+def test_checking_a_configuration_does_not_wait_for_lightning():
+    program = "import sys; from asr.training.config import parse_config; parse_config(['--out', 'x']); "
+    program += "print('lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

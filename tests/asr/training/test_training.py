@@ -539,7 +539,7 @@ def test_schedules():
 def test_the_loss_falls(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = run("--training.steps", "200", "--training.validate_every", "200", "--training.peak_lr", "5e-3")
+    folder = run("--training.steps", "80", "--training.validate_every", "80", "--training.peak_lr", "5e-3")
     events = EventAccumulator(str(folder / "logs"))
     events.Reload()
     losses = [event.value for event in events.Scalars("train_loss")]
