@@ -25,7 +25,7 @@ from asr.errors import UserError
 SUFFIXES = (".flac", ".wav", ".opus", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
 
 _BLOCK = 1 << 18  # frames decoded at a time, so that check() needs little memory for any length
-_MAX_PEAK = 4.0  # lossy codecs overshoot full scale a little; more means samples on another scale
+MAX_PEAK = 4.0  # lossy codecs overshoot full scale a little; more means samples on another scale
 _MAX_OGG_PAGE = 65307  # bytes, from the format's definition
 # Hz. Half a telephone's, below which nothing is understood, to the fastest that studios record. Any other is
 # the header's fault, and would have a few bytes resampled to gigabytes, or many to nothing.
@@ -171,7 +171,7 @@ def _mono_blocks(file: soundfile.SoundFile, part: Part = WHOLE) -> Iterator[np.n
     while len(block := file.read(min(_BLOCK, wanted - decoded), dtype="float32", always_2d=True)):
         decoded += len(block)
         peak = np.abs(block).max()
-        if not peak <= _MAX_PEAK:  # put this way round, the test catches NaN too
+        if not peak <= MAX_PEAK:  # put this way round, the test catches NaN too
             message = f"{file.name}: samples must lie in [-1, 1], but one is {peak}"
             raise AudioError(message, "bad samples")
         if part.channel is not None:
