@@ -1,8 +1,8 @@
 """Models of the Hugging Face hub: ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION`` in a checkpoint's place.
 
-huggingface_hub (the extra ``hub``) fetches them into its own cache (HF_HOME), goes on with a download that was
-interrupted, and asks HF_ENDPOINT where that is set. Only an exported folder, a folder of Parakeet-CTC or a .nemo
-file is fetched, no pickle and no program, and each file is compared with the checksum that the hub states.
+huggingface_hub (the extra ``hub``) fetches them into its own cache (HF_HOME), goes on with a download that
+was interrupted, and asks HF_ENDPOINT where that is set. Only an exported folder, a folder of Parakeet-CTC or
+a .nemo file is fetched, and each file is compared with the checksum that the hub states.
 """
 
 import hashlib
@@ -39,17 +39,16 @@ def fetch(name: str) -> Path:
     if not found:
         raise UserError(f"{name}: wants hf:OWNER/NAME or hf:OWNER/NAME@REVISION")
     try:
-        import huggingface_hub as hub
+        from huggingface_hub import HfApi, errors
     except ImportError:
         raise UserError(
             f"{name}: wants the package huggingface_hub: pip install 'magnitude-asr[hub]', or download the "
             "model's folder or .nemo file yourself and name that"
         ) from None
-    from huggingface_hub import errors
-
     repository, revision = found.groups()
+    api = HfApi()
     try:
-        about = hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
+        about = api.model_info(repository, revision=revision, files_metadata=True)
     except errors.RepositoryNotFoundError:
         raise UserError(
             f"{name}: no such model, or a private or gated one: then accept its terms and set HF_TOKEN"
@@ -57,10 +56,10 @@ def fetch(name: str) -> Path:
     except errors.RevisionNotFoundError:
         raise UserError(f"{name}: the model has no revision {revision}") from None
     except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
-        return _from_cache(hub, name, repository, revision, error)
+        return _from_cache(api, name, repository, revision, error)
     files = {item.rfilename: item for item in about.siblings}
     for file in wanted(files, name):
-        path = _download(hub, name, repository, about.sha, file)
+        path = _download(api, name, repository, about.sha, file)
         if not _intact(path, files[file]):
             path.resolve().unlink()  # the cache's copy, so that it is fetched again
             raise UserError(f"{name}: {file} was damaged on its way, and removed; try again")
@@ -82,17 +81,18 @@ def wanted(files: Any, name: str) -> list[str]:
     if names >= _THEIRS:
         return sorted(names & (_THEIRS | _WELCOME))
     raise UserError(
-        f"{name}: holds no exported model ({', '.join(sorted(_OURS))}), no Parakeet-CTC and not one .nemo file"
+        f"{name}: holds no exported model ({', '.join(sorted(_OURS))}), Parakeet-CTC or single .nemo file"
     )
 
 
-def _download(hub: Any, name: str, repository: str, revision: str, file: str) -> Path:
+def _download(api: Any, name: str, repository: str, revision: str, file: str) -> Path:
+    from huggingface_hub.errors import HfHubHTTPError
+
     try:
-        return Path(hub.hf_hub_download(repository, file, revision=revision))
-    except (OSError, hub.errors.HfHubHTTPError) as error:
-        raise UserError(
-            f"{name}: {file} could not be fetched ({_reason(error)}); again goes on from there"
-        ) from None
+        return Path(api.hf_hub_download(repository, file, revision=revision))
+    except (OSError, HfHubHTTPError) as error:
+        reason = f"{file} could not be fetched ({_reason(error)})"
+        raise UserError(f"{name}: {reason}; the next try goes on from there") from None
 
 
 def _intact(path: Path, item: Any) -> bool:
@@ -103,14 +103,13 @@ def _intact(path: Path, item: Any) -> bool:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == item.blob_id
 
 
-def _from_cache(hub: Any, name: str, repository: str, revision: str | None, error: Exception) -> Path:
+def _from_cache(api: Any, name: str, repository: str, revision: str | None, error: Exception) -> Path:
     try:
-        folder = Path(hub.snapshot_download(repository, revision=revision, local_files_only=True))
+        folder = Path(api.snapshot_download(repository, revision=revision, local_files_only=True))
         files = wanted([path.name for path in folder.iterdir()], name)
     except (OSError, UserError, ValueError):
-        raise UserError(
-            f"{name}: the hub does not answer ({_reason(error)}), and it is not in the cache"
-        ) from None
+        reason = f"the hub does not answer ({_reason(error)})"
+        raise UserError(f"{name}: {reason}, and the cache does not hold it") from None
     return folder / files[0] if files[0].endswith(".nemo") else folder
 
 

@@ -2,7 +2,7 @@
 
 lhotse  cuts, or recordings with the supervisions beside them: ``recordings_X.jsonl.gz`` and
         ``supervisions_X.jsonl.gz`` (https://lhotse.readthedocs.io, "Representing a corpus")
-NeMo    ``audio_filepath``, ``duration``, ``text``, ``offset`` (NeMo's documentation, "Preparing custom ASR data")
+NeMo    ``audio_filepath``, ``duration``, ``text``, ``offset`` (its page "Preparing Custom ASR Data")
 Kaldi   a folder with ``wav.scp``, and ``segments``, ``text``, ``utt2spk`` where it has them
         (https://kaldi-asr.org/doc/data_prep.html)
 
