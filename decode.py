@@ -14,10 +14,12 @@ without punctuation and the model writes otherwise, its words are scored and loo
 in wer.json. Words that the LM does not have can be recognised; a higher unknown penalty makes them rarer.
 
 --audio takes recordings of any length, sample rate and number of channels (flac wav opus mp3 ...), folders,
-and lists: a path a line in .txt and .lst files, an id and a path in .scp files, from the list's folder or
-else from the current one. One that cannot be read is reported, the others are transcribed, and the exit
-status is 1. --out DIR writes DIR/NAME.txt (json, srt, vtt) for NAME.flac; below a folder that was named,
-its inner folders are kept.
+lists (a path a line in .txt and .lst files, an id and a path in .scp files, from the list's folder or
+else from the current one), and manifests of this recipe, lhotse, NeMo (.jsonl, .jsonl.gz) or Kaldi (a folder
+with wav.scp). One that cannot be read is reported, the others are transcribed, and the exit
+status is 1. --out DIR writes DIR/NAME.txt (json, srt, vtt) for NAME.flac, or DIR/ID.txt where there is an id;
+below a folder that was named, its inner folders are kept. --channel each transcribes the two sides of a
+telephone call apart, to DIR/NAME.0.txt and DIR/NAME.1.txt.
 
 --stream writes words while they are spoken, for as long as anyone speaks, at constant memory: a word is
 final once the next begins; on a terminal the last one changes in place, and --format json gives a line a
@@ -29,37 +31,28 @@ import argparse
 import os
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from asr.attention.fused import set_mode
-from asr.checkpoints.checkpoint import Recipe, check_tokenizer, load_model
+from asr.checkpoints.checkpoint import Recipe, check_tokenizer
 from asr.data import audio
-from asr.data.manifest import Utterance, read_manifest
+from asr.data.manifest import Utterance, find_manifest, read_manifest
 from asr.data.pcm import read_pcm
+from asr.data.recordings import EACH, MIX
 from asr.data.style import Style, style_of
 from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, MOST_BEAM
 from asr.decoding.posteriors import Posteriors, compute_encoded, compute_posteriors, pool_posteriors
-from asr.decoding.transcription import (
-    FORMATS,
-    SEGMENTS,
-    Decoder,
-    GreedyDecoder,
-    LMDecoder,
-    Output,
-    TransducerDecoder,
-    run,
-)
+from asr.decoding.transcription import FORMATS, Output, run
 from asr.decoding.tuning import UNTUNED, Surface, at_bounds, check_dev, format_surface, tune
 from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError, run_program
-from asr.model.device import add_device_options, autocast, choose_device, choose_dtype, describe
+from asr.model.device import add_device_options, autocast, describe
 from asr.model.recogniser import Model
 from asr.processes import cpu_count
+from asr.transcriber import LanguageModel, Transcriber, load
 
 if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool
@@ -72,24 +65,29 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     for split in args.tune_on:
         check_dev(split)
-    device = choose_device(args.device)
-    model, recipe = load_model(args.checkpoint)
+    transcriber = load(
+        args.checkpoint,
+        args.kernels,
+        device=args.device,
+        precision=args.precision,
+        batch_seconds=args.batch_seconds,
+        segment_seconds=args.segment_seconds,
+    )
+    model, recipe = transcriber.model, transcriber.recipe
     if args.attention and args.attention != recipe.model.attention:
         raise UserError(
             f"--attention {args.attention}: {args.checkpoint} was trained with {recipe.model.attention}"
         )
     if args.tokenizer:
         check_tokenizer(args.checkpoint, recipe, Tokenizer.load(args.tokenizer))
-    args.head = choose_head(args, recipe)
-    set_mode(args.kernels)
-    model.to(device)
+    args.head = transcriber.head = choose_head(args, recipe)
     try:
-        with autocast(device, choose_dtype(args.precision, device)):
+        if args.audio:
+            return transcribe(args, transcriber)
+        with autocast(transcriber.device, transcriber.dtype):
             if args.stream:
                 return stream(args, model, recipe)
-            if args.audio:
-                return transcribe(args, model, recipe)
-            evaluate(args, model, recipe)
+            evaluate(args, transcriber)
     except torch.OutOfMemoryError:
         raise UserError(
             f"--batch-seconds {args.batch_seconds:g}: too little GPU memory; lower it, or decode on the CPU "
@@ -112,8 +110,9 @@ def choose_head(args: argparse.Namespace, recipe: Recipe) -> str:
     return head
 
 
-def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
+def evaluate(args: argparse.Namespace, transcriber: Transcriber) -> None:
     """Decode splits, print the table, write the results."""
+    model, recipe = transcriber.model, transcriber.recipe
     # Not above: transcribing need not wait for them, nor for matplotlib.
     from asr.decoding.evaluation import (
         decode_beam,
@@ -130,7 +129,8 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     weights, surface = args.weights, {}
     started, rows, tuning = time.monotonic(), [], 0.0
     # The pool first: an LM that cannot be used should say so before the acoustic model runs.
-    with _beam_pool(args, recipe) if args.lm else nullcontext() as pool:
+    with transcriber:
+        pool = _beam_pool(args, transcriber) if args.lm else None
         compute = compute_posteriors if args.head == "ctc" else compute_encoded
         outputs = {
             split: compute(
@@ -182,23 +182,16 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     print(f"error report in {report_on(args.out)}")
 
 
-def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
-    """Transcribe recordings, folders and lists; 1 if one of them could not be."""
+def transcribe(args: argparse.Namespace, transcriber: Transcriber) -> int:
+    """Transcribe recordings, folders, lists and manifests; 1 if one of them could not be."""
     output = Output(args.format, args.timestamps, args.out)
-
-    def go(decoder: Decoder) -> int:
-        return run(args.audio, output, model, decoder, args.batch_seconds, args.segment_seconds)
-
-    if args.head == "transducer":
-        return go(TransducerDecoder(recipe.tokenizer, model.framing.seconds, model.transducer))
-    if not args.lm:
-        return go(GreedyDecoder(recipe.tokenizer, model.framing.seconds))
-    weights = args.weights or UNTUNED
-    if not args.weights:
-        print(f"{weights}, not tuned", file=sys.stderr)
-    with _beam_pool(args, recipe) as pool:
-        seconds = model.framing.seconds
-        return go(LMDecoder(recipe.tokenizer, seconds, pool, weights, together=SEGMENTS * args.jobs))
+    lm = _language_model(args) if args.lm else None
+    with transcriber:
+        if lm:
+            if not args.weights:
+                print(f"{lm.weights}, not tuned", file=sys.stderr)
+            _beam_pool(args, transcriber)  # says how words are looked up, before anything is transcribed
+        return run(args.audio, output, lambda items: transcriber.transcribe_each(items, lm), args.channel)
 
 
 def stream(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
@@ -215,10 +208,12 @@ def stream(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
     return 0
 
 
-def _beam_pool(args: argparse.Namespace, recipe: Recipe) -> "BeamPool":
-    from asr.decoding.beam import BeamPool  # with Numba and KenLM, which greedy decoding does without
+def _language_model(args: argparse.Namespace) -> LanguageModel:
+    return LanguageModel(args.lm, args.weights or UNTUNED, args.beam, args.jobs, args.case == "fold")
 
-    pool = BeamPool(args.lm, recipe.tokenizer, args.beam, args.jobs, fold=args.case == "fold")
+
+def _beam_pool(args: argparse.Namespace, transcriber: Transcriber) -> "BeamPool":
+    pool, recipe = transcriber.pool(_language_model(args)), transcriber.recipe
     if pool.style:
         also = recipe.tokenizer.beyond(pool.style)
         line = f"{args.lm.name} is {pool.style}; the model also writes {also!r}: its words are "
@@ -245,7 +240,8 @@ def _styles(
 def _read_manifests(args: argparse.Namespace, tuned_on: list[str]) -> dict[str, list[Utterance]]:
     """The utterances of all splits, with those to tune on; UserError where they are not fit for that."""
     manifests = {
-        split: read_manifest(args.data / f"{split}.jsonl") for split in dict.fromkeys(args.splits + tuned_on)
+        split: read_manifest(find_manifest(args.data, split))
+        for split in dict.fromkeys(args.splits + tuned_on)
     }
     for split, utterances in manifests.items():
         if not any(utterance.text.strip() for utterance in utterances):
@@ -301,11 +297,21 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--checkpoint",
         type=Path,
         required=True,
-        help="a checkpoint of train.py, an exported folder, or FILE.nemo",
+        help="a checkpoint of train.py, an exported folder, FILE.nemo, or hf:OWNER/NAME (Hugging Face)",
     )
     add("--data", type=Path, help="folder with manifests, SPLIT.jsonl each")
     add("--splits", nargs="+", default=[], help="splits to decode, such as test-clean test-other")
-    add("--audio", nargs="+", type=Path, help="transcribe these instead: recordings, folders, lists of them")
+    add(
+        "--audio",
+        nargs="+",
+        type=Path,
+        help="transcribe these instead: recordings, folders, lists, manifests",
+    )
+    add(
+        "--channel",
+        default=MIX,
+        help="of --audio: 0, 1, ...: that channel; mix: their mean; each (%(default)s)",
+    )
     add("--stream", type=Path, help="write the words of this file, or of standard input (-), as they come")
     add("--chunk-ms", type=float, default=640.0, help="of --stream: a chunk's length (%(default)g)")
     add("--real-time", action="store_true", help="of --stream FILE: at the speed of speech")
@@ -359,6 +365,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError("--real-time and --chunk-ms want --stream")
     if args.data and (args.timestamps or args.format != "txt"):
         raise UserError("--timestamps and --format want --audio")
+    if args.channel not in (MIX, EACH) and not (args.channel.isdecimal() and int(args.channel) < 1000):
+        raise UserError(f"--channel {args.channel}: wants the number of a channel, from 0, or mix, or each")
+    if args.channel != MIX and not args.audio:
+        raise UserError("--channel wants --audio")
     if args.segment_seconds and not args.audio:
         raise UserError("--segment-seconds wants --audio")
     if args.segment_seconds and not 1 <= args.segment_seconds <= 3600:

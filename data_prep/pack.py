@@ -15,8 +15,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from asr.data.audio import WHOLE
 from asr.data.batches import read_samples
-from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.data.manifest import Utterance, find_manifest, read_manifest, write_manifest
 from asr.data.packed import SAMPLE_BYTES, quantise
 from asr.errors import UserError, run_program
 from asr.files import atomic_path, atomic_write, locked, require_room, require_writable
@@ -58,9 +59,10 @@ class Shard:
         """Fingerprint of what belongs in the file. The texts do not: they may be mended."""
         # Relative paths, so that a folder may be moved with all that is in it.
         folder = self.path.parent.absolute()
-        lines = [
-            [u.id, os.path.relpath(u.audio, folder), u.duration, u.offset, u.samples] for u in self.utterances
-        ]
+        lines = []
+        for u in self.utterances:
+            part = [u.start, u.channel] if u.part != WHOLE else []
+            lines.append([u.id, os.path.relpath(u.audio, folder), u.duration, u.offset, u.samples, *part])
         return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
@@ -124,7 +126,7 @@ def pack(data: Path, splits: list[str], out: Path, jobs: int, shard_hours: float
     Raises:
         UserError: too little room, a recording that cannot be read, a damaged shard.
     """
-    manifests = {split: read_manifest(data / f"{split}.jsonl") for split in splits}
+    manifests = {split: read_manifest(find_manifest(data, split)) for split in splits}
     require_writable(out)
     if out.resolve() == data.resolve():
         raise UserError(f"--out {out}: is --data itself, whose manifests would be overwritten")
@@ -180,7 +182,8 @@ def _finish(out: Path, split: str, shards: list[Shard], records: dict[str, Recor
     for shard in shards:
         audio, offset = os.path.normpath(shard.path.absolute()), 0
         for utterance, samples in zip(shard.utterances, records[shard.path.name].samples, strict=True):
-            utterances.append(replace(utterance, audio=audio, offset=offset, samples=samples))
+            packed = replace(utterance, start=None, channel=None, audio=audio, offset=offset, samples=samples)
+            utterances.append(packed)
             offset += samples
     if _holds(path, utterances):
         print(f"{path}: packed already")

@@ -11,8 +11,9 @@ ROOT = Path(__file__).parent.parent
 def requirements() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert "magnitude-asr[onnx]" in extras["dev"]  # the tests want it too
-    return {*project["dependencies"], *extras["onnx"], *extras["dev"]} - {"magnitude-asr[onnx]"}
+    optional = "magnitude-asr[onnx,hub]"
+    assert optional in extras["dev"]  # the tests want them too
+    return {*project["dependencies"], *extras["onnx"], *extras["hub"], *extras["dev"]} - {optional}
 
 
 def test_the_conda_environment_installs_the_project_itself():

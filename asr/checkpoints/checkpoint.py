@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.checkpoints.folder import read_folder, read_folder_origin
+from asr.checkpoints.hub import fetch, is_hub
 from asr.checkpoints.origin import Source, checked
 from asr.checkpoints.records import check_extents, check_records
 from asr.data.tokenizer import Tokenizer
@@ -99,7 +100,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def read_trained(path: str | Path) -> dict[str, Any]:
     """Content of a checkpoint, or of an exported model's folder in the same layout.
 
-    Another toolkit's model is imported first, into the cache.
+    ``hf:OWNER/NAME`` is fetched first (hub.py), and another toolkit's model imported, into the cache.
 
     Raises:
         UserError: see ``read_checkpoint``, ``asr.checkpoints.folder.read_folder`` and
@@ -116,7 +117,9 @@ def read_origin(path: str | Path) -> list[Source]:
 
 
 def _imported(path: Path) -> Path:
-    """The path, or the folder in the cache of another toolkit's model."""
+    """The path, or the folder in the cache of another toolkit's model, or of one of the hub."""
+    if is_hub(path):
+        path = fetch(str(path))
     if path.is_dir() or path.suffix == ".nemo":
         # A checkpoint of ours starts without what reads those of others.
         from asr.checkpoints.foreign.importing import cached, is_foreign

@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +25,7 @@ from asr.errors import UserError
 SUFFIXES = (".flac", ".wav", ".opus", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
 
 _BLOCK = 1 << 18  # frames decoded at a time, so that check() needs little memory for any length
-_MAX_PEAK = 4.0  # lossy codecs overshoot full scale a little; more means samples on another scale
+MAX_PEAK = 4.0  # lossy codecs overshoot full scale a little; more means samples on another scale
 _MAX_OGG_PAGE = 65307  # bytes, from the format's definition
 # Hz. Half a telephone's, below which nothing is understood, to the fastest that studios record. Any other is
 # the header's fault, and would have a few bytes resampled to gigabytes, or many to nothing.
@@ -41,25 +42,44 @@ class AudioError(UserError):
         self.cause = cause
 
 
-def load(path: str | Path, sample_rate: int = 16000) -> torch.Tensor:
+@dataclass(frozen=True)
+class Part:
+    """What of a recording is meant; by default all of it.
+
+    Args:
+        start: seconds from its beginning.
+        seconds: how long; None: to the end.
+        channel: number of the channel, from 0; None: the mean of all.
+    """
+
+    start: float = 0.0
+    seconds: float | None = None
+    channel: int | None = None
+
+
+WHOLE = Part()
+
+
+def load(path: str | Path, sample_rate: int = 16000, part: Part = WHOLE) -> torch.Tensor:
     """Decode a recording: (samples,) float32 mono in [-1, 1] at ``sample_rate`` Hz.
 
-    Channels are averaged. Samples beyond full scale, which lossy codecs give, are clipped to it.
+    Channels are averaged, unless ``part`` names one. Samples beyond full scale, which lossy codecs give, are
+    clipped to it.
 
     Raises:
         AudioError: missing, unreadable, empty, truncated, of a rate that no recording has, or with samples
-            that are no sound.
+            that are no sound; or it does not have ``part``.
     """
-    return torch.cat(list(stream(path, sample_rate)))
+    return torch.cat(list(stream(path, sample_rate, part)))
 
 
-def stream(path: str | Path, sample_rate: int = 16000) -> Iterator[torch.Tensor]:
+def stream(path: str | Path, sample_rate: int = 16000, part: Part = WHOLE) -> Iterator[torch.Tensor]:
     """``load``, in blocks of some seconds: (samples,) each. What is wrong may show at the last block only.
 
     Rates whose ratio to ``sample_rate`` has no small numbers (44101 Hz) are met to 5 in 10 000.
     """
     with _opened(path) as file:
-        blocks = map(torch.from_numpy, _mono_blocks(file))
+        blocks = map(torch.from_numpy, _mono_blocks(file, part))
         ratio = Fraction(sample_rate, file.samplerate).limit_denominator(1000)
         if ratio != 1:
             blocks = _resampled(blocks, ratio.denominator, ratio.numerator)
@@ -75,6 +95,12 @@ def duration(path: str | Path) -> float:
     """
     with _opened(path) as file:
         return file.frames / file.samplerate
+
+
+def channels(path: str | Path) -> int:
+    """How many channels a recording has, by its header; raises AudioError as ``duration`` does."""
+    with _opened(path) as file:
+        return file.channels
 
 
 def check(path: str | Path) -> float:
@@ -134,23 +160,47 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """Decode to the end: (frames,) float32 blocks, channels averaged, every sample looked at."""
+def _mono_blocks(file: soundfile.SoundFile, part: Part = WHOLE) -> Iterator[np.ndarray]:
+    """Decode to the part's end: (frames,) float32 blocks, every sample looked at."""
+    if part.channel is not None and part.channel >= file.channels:
+        raise AudioError(f"{file.name}: no channel {part.channel}: it has {file.channels}", "no such channel")
+    first, wanted = _frames(file, part)
+    if first:
+        file.seek(first)
     decoded = 0
-    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+    while len(block := file.read(min(_BLOCK, wanted - decoded), dtype="float32", always_2d=True)):
         decoded += len(block)
         peak = np.abs(block).max()
-        if not peak <= _MAX_PEAK:  # put this way round, the test catches NaN too
+        if not peak <= MAX_PEAK:  # put this way round, the test catches NaN too
             message = f"{file.name}: samples must lie in [-1, 1], but one is {peak}"
             raise AudioError(message, "bad samples")
-        yield block[:, 0] if file.channels == 1 else block.mean(axis=1)
+        if part.channel is not None:
+            yield block[:, part.channel]
+        else:
+            yield block[:, 0] if file.channels == 1 else block.mean(axis=1)
     if decoded == 0:
         raise AudioError(f"{file.name}: holds no audio, its length is zero", "zero length")
     # An MP3 header may count its own frame of 1152 samples as sound: that is no truncation.
     slack = 1152 if file.format == "MP3" else 0
-    if decoded < file.frames - slack:
-        message = f"{file.name}: truncated: {decoded} of {file.frames} frames are there"
+    if first + decoded < file.frames - slack and decoded < wanted:
+        message = f"{file.name}: truncated: {first + decoded} of {file.frames} frames are there"
         raise AudioError(message, "truncated")
+
+
+def _frames(file: soundfile.SoundFile, part: Part) -> tuple[int, int]:
+    """The part's first frame, and how many it has; without an end, more than any recording has."""
+    if part.start == 0 and part.seconds is None:
+        return 0, _LONGEST
+    first = round(part.start * file.samplerate)
+    wanted = _LONGEST if part.seconds is None else round(part.seconds * file.samplerate)
+    end = file.frames if part.seconds is None else first + wanted
+    # Manifests round times: a hundredth of a second beyond the end is no other recording.
+    if not 0 <= first < min(end, file.frames) or end > file.frames + 0.01 * file.samplerate:
+        seconds = file.frames / file.samplerate
+        until = "the end" if part.seconds is None else f"{part.start + part.seconds:g} s"
+        message = f"{file.name}: {part.start:g} s to {until} is not in it: it has {seconds:.2f} s"
+        raise AudioError(message, "no such part")
+    return first, wanted
 
 
 def _resampled(blocks: Iterable[torch.Tensor], old: int, new: int) -> Iterator[torch.Tensor]:

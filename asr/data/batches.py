@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from asr.data.audio import load
 from asr.data.joining import Joined, join_samples
-from asr.data.manifest import Utterance, read_manifest
+from asr.data.manifest import Utterance, find_manifest, read_manifest
 from asr.data.nonspeech import NonSpeech
 from asr.data.packed import read_packed
 from asr.data.tokenizer import Tokenizer
@@ -127,7 +127,7 @@ def read_samples(utterance: Utterance | Joined) -> np.ndarray:
     if isinstance(utterance, Joined):
         return join_samples([read_samples(part) for part in utterance.parts])
     if utterance.offset is None:
-        samples = load(utterance.audio, SAMPLE_RATE).numpy()
+        samples = load(utterance.audio, SAMPLE_RATE, utterance.part).numpy()
     else:
         samples = read_packed(utterance.audio, utterance.offset, utterance.samples)
     seconds = len(samples) / SAMPLE_RATE
@@ -316,8 +316,8 @@ def make_loader(dataset: SpeechDataset, sampler: Sampler[list[int]], workers: in
 
 
 def read_splits(folder: str | Path, splits: list[str]) -> list[Utterance]:
-    """The utterances of ``folder``/SPLIT.jsonl for every split named."""
+    """The utterances of every split named, in ``folder`` (``find_manifest``)."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"--data.folder {folder}: no such folder; prepare the data first")
-    return [item for split in splits for item in read_manifest(folder / f"{split}.jsonl")]
+    return [item for split in splits for item in read_manifest(find_manifest(folder, split))]

@@ -1,8 +1,10 @@
-"""Manifests: JSON lines, one utterance a line. The only place that knows their format.
+"""Manifests: JSON lines, one utterance a line. The only place that knows our format.
 
 A line holds ``id``, ``audio`` (a path; relative ones start at the manifest's folder), ``duration`` in
 seconds, ``text`` and ``speaker``. Where ``audio`` holds several utterances (``data_prep.pack``), the line
-has ``offset`` and ``samples`` as well: the utterance's first sample in the file, and how many it has.
+has ``offset`` and ``samples`` as well: the utterance's first sample in the file, and how many it has. Of a
+recording, ``start`` (seconds) makes it the part that begins there, ``channel`` (from 0) that channel alone.
+Manifests of lhotse, NeMo and Kaldi are read as if they were ours (asr/data/foreign_manifests.py).
 
 Texts are read and written in Unicode's normal form C: an accented letter of one code point and the same
 letter of two would be two words, to the tokenizer as to the score.
@@ -11,11 +13,16 @@ letter of two would be two words, to the tokenizer as to the score.
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
+from asr.data.audio import Part
+from asr.data.foreign_manifests import is_kaldi, read_kaldi, reader
+from asr.data.json_lines import Row, read_json_lines
 from asr.errors import UserError
 from asr.files import atomic_write
 
@@ -31,6 +38,15 @@ class Utterance:
     speaker: str
     offset: int | None = None  # both, or neither
     samples: int | None = None
+    start: float | None = None  # seconds
+    channel: int | None = None
+
+    @property
+    def part(self) -> Part:
+        """What of the file it is, where the file is not packed."""
+        if self.start is None:
+            return Part(channel=self.channel)
+        return Part(self.start, self.duration, self.channel)
 
     @property
     def transcribed(self) -> bool:
@@ -39,34 +55,55 @@ class Utterance:
 
 
 _TYPES = {"id": str, "audio": str, "duration": (int, float), "text": str, "speaker": str}
+_PART_TYPES = {"start": (int, float), "channel": int}
 _PACKED_TYPES = {**_TYPES, "offset": int, "samples": int}
 
 
 def read_manifest(path: str | Path) -> list[Utterance]:
-    """Read a manifest; ``audio`` comes back as an absolute path.
+    """Read a manifest, of ours or another toolkit's; ``audio`` comes back as an absolute path.
 
     Raises:
         UserError: the file is missing, empty, or a line of it is not an utterance.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file() and not is_kaldi(path):
         raise UserError(f"{path}: no such manifest; run the data preparation stage first")
     utterances, seen = [], set()
-    try:
-        content = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    # Not splitlines(): a text may hold a line separator of Unicode's.
-    lines = content.removesuffix("\n").split("\n") if content else []
-    for number, line in enumerate(lines, 1):
-        utterance = _parse(line, f"{path}:{number}", path.parent)
+    for where, record in _rows(path):
+        utterance = _checked(record, where, path.parent)
         if utterance.id in seen:
-            raise UserError(f"{path}:{number}: utterance id {utterance.id} appears twice")
+            raise UserError(f"{where}: utterance id {utterance.id} appears twice")
         seen.add(utterance.id)
         utterances.append(utterance)
     if not utterances:
         raise UserError(f"{path}: the manifest holds no utterance")
     return utterances
+
+
+def find_manifest(folder: Path, split: str) -> Path:
+    """The manifest of a split: ``folder``/SPLIT.jsonl, SPLIT.jsonl.gz, or SPLIT, a folder of Kaldi's."""
+    plain = folder / f"{split}.jsonl"
+    others = (plain.with_name(f"{split}.jsonl.gz"), folder / split)
+    return next((path for path in (plain, *others) if path.is_file() or is_kaldi(path)), plain)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    if is_kaldi(path):
+        yield from _in_one_form(read_kaldi(path))
+        return
+    rows = read_json_lines(path)
+    for first in islice(rows, 1):
+        rows = chain([first], rows)
+        translate = reader(first[1])
+        yield from _in_one_form(translate(rows, path)) if translate else rows
+
+
+def _in_one_form(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows of others, whose ids may hold blanks, and their texts line ends."""
+    for where, record in rows:
+        absolute = str(Path(record["audio"]).absolute())  # theirs start at the current folder
+        id, text = ("_".join(record["id"].split()), " ".join(str(record["text"]).split()))
+        yield where, {**record, "audio": absolute, "id": id, "text": text}
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
@@ -83,15 +120,10 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     atomic_write(path, "".join(lines))
 
 
-def _parse(line: str, where: str, folder: Path) -> Utterance:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not a line of JSON: {getattr(error, 'msg', error)}") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: not a JSON object")
+def _checked(record: dict[str, Any], where: str, folder: Path) -> Utterance:
     packed = "offset" in record or "samples" in record
     types = _PACKED_TYPES if packed else _TYPES
+    types = types | {name: kind for name, kind in _PART_TYPES.items() if name in record}
     for name, kind in types.items():
         if name not in record:
             raise UserError(f"{where}: field {name!r} is missing")
@@ -101,6 +133,10 @@ def _parse(line: str, where: str, folder: Path) -> Utterance:
         raise UserError(f"{where}: duration {record['duration']} is not positive and finite")
     if packed and (record["offset"] < 0 or record["samples"] < 1):
         raise UserError(f"{where}: no samples at offset {record['offset']}, samples {record['samples']}")
+    if packed and types.keys() & _PART_TYPES.keys():
+        raise UserError(f"{where}: offset and samples do not go with start and channel")
+    if not (0 <= record.get("start", 0) < math.inf and record.get("channel", 0) >= 0):
+        raise UserError(f"{where}: start and channel must be 0 or more")
     if not record["id"] or len(record["id"].split()) != 1:
         raise UserError(f"{where}: id {record['id']!r} is empty or holds a blank")
     if "\n" in record["text"] or "\r" in record["text"]:

@@ -1,53 +1,113 @@
-"""What the command line names as recordings: files, folders, lists of paths."""
+"""What the command line names as recordings: files, folders, lists of paths, manifests."""
 
 import errno
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from os.path import normpath
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from torch import Tensor
 
 from asr.data import audio
+from asr.data.audio import WHOLE, Part
+from asr.data.foreign_manifests import SCP, is_kaldi, scp_path
+from asr.data.manifest import Utterance, read_manifest
 from asr.errors import UserError
+from asr.model.frames import SAMPLE_RATE
 
 LISTS = (".txt", ".lst", ".scp")
+MANIFESTS = (".jsonl", ".jsonl.gz")
+MIX, EACH = "mix", "each"  # what --channel takes beside numbers
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording to transcribe.
+    """A recording to transcribe, or a part of one.
 
     Args:
         path: of the file.
         name: of its output: a path under --out, without ending.
-        seconds: its length by its header.
+        seconds: its length, by the file's header or a manifest.
+        part: what of the file it is.
+        id: what a list or a manifest calls it; empty where none does.
+        text: the transcript that a manifest has of it.
+        speaker: the speaker that a manifest names.
     """
 
     path: Path
     name: Path
     seconds: float
+    part: Part = WHOLE
+    id: str = ""
+    text: str = ""
+    speaker: str = ""
+
+    @property
+    def label(self) -> str:
+        """What it is called in transcripts and messages: its id, or its path and its channel."""
+        channel = "" if self.part.channel is None else f" (channel {self.part.channel})"
+        return self.id or f"{self.path}{channel}"
+
+    def load(self) -> Tensor:
+        """Its samples (S,), as ``asr.data.audio.load`` gives them."""
+        return audio.load(self.path, SAMPLE_RATE, self.part)
+
+    def stream(self) -> Iterator[Tensor]:
+        """Its samples in blocks, as ``asr.data.audio.stream`` gives them."""
+        return audio.stream(self.path, SAMPLE_RATE, self.part)
 
 
-def find_recordings(arguments: Sequence[Path]) -> Iterator[Recording | UserError]:
+@dataclass(frozen=True)
+class Samples(Recording):
+    """A recording in memory.
+
+    Args:
+        samples: (S,) fp32 in [-1, 1] at 16 kHz.
+    """
+
+    samples: Tensor = field(kw_only=True, compare=False)
+
+    def load(self) -> Tensor:
+        """Its samples (S,)."""
+        return self.samples
+
+    def stream(self) -> Iterator[Tensor]:
+        """Its samples in one block."""
+        yield self.samples
+
+
+def find_recordings(arguments: Sequence[Path], channel: str = MIX) -> Iterator[Recording | UserError]:
     """Arguments to recordings, each once, in order; in the place of what is not there, what is wrong with it.
 
     A folder stands for the recordings (by their endings) in it and in its folders, sorted by path. A file
     that ends in .txt or .lst is a list of recordings and folders, a path a line; in .scp, an id and a space
     come before the path. Paths in a list start at the list's folder; where nothing is there, at the current
-    folder. A recording's output is called after it; below a folder, after its path from there.
+    folder. A recording's output is called after its id, or else after it; below a folder, after its path from
+    there. A manifest (.jsonl, .jsonl.gz, or a folder of Kaldi's) stands for its utterances.
+
+    Args:
+        arguments: what the command line names.
+        channel: for recordings of which no manifest names one: a channel's number, MIX for the mean of all
+            channels, or EACH for a recording a channel, whose names end in .0, .1 and so on.
     """
-    seen: set[str] = set()
+    seen: set[tuple[str, Part]] = set()
     for argument in arguments:
         for entry in _entries(argument):
             try:
-                for path, name in _files(entry):
-                    place = normpath(path.absolute())
+                for item in _files(entry):
+                    place = normpath(item.path.absolute()), item.part
                     if place not in seen:
                         seen.add(place)
-                        yield _look_at(path, name)
+                        yield from _look_at(item, channel)
             except UserError as error:
                 yield error
             except OSError as error:  # a folder above it may not be entered
-                yield UserError(f"{entry}: cannot be read: {error.strerror}")
+                yield UserError(f"{entry.path}: cannot be read: {error.strerror}")
+
+
+def look_at(path: Path, channel: str = MIX) -> Iterator[Recording | UserError]:
+    """The recording of a path, or each of its channels; what is wrong with it, where something is."""
+    return _look_at(Recording(path, Path(path.stem), 0.0), channel)
 
 
 def fault(path: Path, error: Exception) -> UserError:
@@ -57,42 +117,81 @@ def fault(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: cannot be transcribed: {type(error).__name__}: {error}")
 
 
-def _look_at(path: Path, name: Path) -> Recording | UserError:
+def _look_at(item: Recording, channel: str) -> Iterator[Recording | UserError]:
+    """The recording with its length by its header."""
     try:
-        return Recording(path, name, audio.duration(path))
+        seconds = audio.duration(item.path)
+        if item.part != WHOLE:  # a manifest says what it is
+            yield item
+        elif channel == EACH and (number := audio.channels(item.path)) > 1:
+            for channel in range(number):
+                name = item.name.with_name(f"{item.name.name}.{channel}")
+                id = f"{item.id}.{channel}" if item.id else ""
+                yield replace(item, seconds=seconds, name=name, id=id, part=Part(channel=channel))
+        else:
+            part = WHOLE if channel in (MIX, EACH) else Part(channel=int(channel))
+            yield replace(item, seconds=seconds, part=part)
     except MemoryError:
         raise
     except Exception as error:  # whatever one file does, the others are transcribed
-        return fault(path, error)
+        yield fault(item.path, error)
 
 
-def _entries(argument: Path) -> Iterator[Path | UserError]:
+def _entries(argument: Path) -> Iterator[Recording | UserError]:
+    """What an argument names, of length 0 where nothing says it: recordings, and folders that hold some."""
     try:
+        if _is_manifest(argument):
+            yield from (_of_utterance(item, argument) for item in read_manifest(argument))
+            return
         if argument.suffix.lower() not in LISTS or argument.is_dir():
-            yield argument
+            yield Recording(argument, Path(argument.stem), 0.0)
             return
         lines = argument.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         yield UserError(f"{argument}: not a list of paths in UTF-8")
+    except UserError as error:
+        yield error
     except OSError as error:
         yield UserError(f"{argument}: cannot be read: {error.strerror}")
     else:
         yield from _listed(argument, [line.strip() for line in lines if line.strip()])
 
 
-def _listed(path: Path, lines: list[str]) -> Iterator[Path | UserError]:
+def _is_manifest(path: Path) -> bool:
+    # A wav.scp alone is a list of recordings; with its folder, its segments count.
+    return path.name.endswith(MANIFESTS) or (path.name != SCP and is_kaldi(path))
+
+
+def _of_utterance(utterance: Utterance, manifest: Path) -> Recording | UserError:
+    if utterance.offset is not None:
+        return UserError(f"{manifest}: packed recordings; --data takes them, and --audio the ones of before")
+    path, seconds, part = Path(utterance.audio), utterance.duration, utterance.part
+    return _named(Recording(path, Path(), seconds, part, "", utterance.text, utterance.speaker), utterance.id)
+
+
+def _named(item: Recording, id: str) -> Recording | UserError:
+    """The recording under an id, unless that could lead its output out of --out."""
+    place = PurePosixPath(id)
+    if place.is_absolute() or ".." in place.parts or not place.parts:
+        return UserError(f"{item.path}: its id {id!r} cannot name a file in a folder; give it another")
+    return replace(item, name=Path(place), id=id)
+
+
+def _listed(path: Path, lines: list[str]) -> Iterator[Recording | UserError]:
     if not lines:
         yield UserError(f"{path}: an empty list; write a path on each line")
-    for line in lines:
-        if path.suffix.lower() == ".scp":
-            _, *rest = line.split(maxsplit=1)
-            line = rest[0] if rest else ""
-            if not line or line.endswith("|"):
-                yield UserError(f"{path}: wants an id and a path on each line, and no commands")
-                continue
-        beside = path.parent / line
+    for number, line in enumerate(lines, 1):
         try:
-            yield beside if beside.exists() else Path(line)
+            if path.suffix.lower() == ".scp":
+                id, *rest = line.split(maxsplit=1)
+                place = scp_path(rest[0] if rest else "", f"{path}:{number}", path.parent)
+                yield _named(Recording(place, Path(), 0.0), id)
+                continue
+            beside = path.parent / line
+            place = beside if beside.exists() else Path(line)
+            yield Recording(place, Path(place.stem), 0.0)
+        except UserError as error:
+            yield error
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:  # a text, not a list
                 yield UserError(f"{path}: wants a path on each line, and has '{line[:40]} ...'")
@@ -100,18 +199,18 @@ def _listed(path: Path, lines: list[str]) -> Iterator[Path | UserError]:
                 yield UserError(f"{beside}: cannot be read: {error.strerror}")
 
 
-def _files(entry: Path | UserError) -> Iterator[tuple[Path, Path]]:
-    """Recordings' paths, and names for their outputs."""
+def _files(entry: Recording | UserError) -> Iterator[Recording]:
+    """The recording, or those in the folder."""
     if isinstance(entry, UserError):
         raise entry
-    if not entry.is_dir():
-        yield entry, Path(entry.stem)
+    if not entry.path.is_dir():
+        yield entry
         return
-    inside = sorted(path for path in entry.rglob("*") if _is_recording(path))
+    inside = sorted(path for path in entry.path.rglob("*") if _is_recording(path))
     if not inside:
-        raise UserError(f"{entry}: no recording in this folder ({' '.join(audio.SUFFIXES)})")
+        raise UserError(f"{entry.path}: no recording in this folder ({' '.join(audio.SUFFIXES)})")
     for path in inside:
-        yield path, path.relative_to(entry).with_suffix("")
+        yield Recording(path, path.relative_to(entry.path).with_suffix(""), 0.0)
 
 
 def _is_recording(path: Path) -> bool:

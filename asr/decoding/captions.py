@@ -23,13 +23,28 @@ class Transcript:
         path: the recording.
         duration: seconds.
         text: the words, with single spaces.
-        words: the same with their times.
+        words: the same with their times in the file.
+        id: what a list or a manifest calls it; empty where none does.
+        start: seconds into the file at which the recording begins.
+        channel: of the file; None: all.
     """
 
     path: str
     duration: float
     text: str
     words: list[Word]
+    id: str = ""
+    start: float = 0.0
+    channel: int | None = None
+
+    @property
+    def label(self) -> str:
+        """As ``asr.data.recordings.Recording`` has it."""
+        channel = "" if self.channel is None else f" (channel {self.channel})"
+        return self.id or f"{self.path}{channel}"
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -83,8 +98,15 @@ def as_text(transcript: Transcript, timestamps: bool) -> str:
 
 
 def as_json(transcript: Transcript) -> str:
-    """One line of JSON: path, duration, text, words (text, start, end, confidence)."""
-    return json.dumps(asdict(transcript), ensure_ascii=False) + "\n"
+    """One line of JSON: path, duration, text, words (text, start, end, confidence).
+
+    With id, start and channel where the recording has them.
+    """
+    content = asdict(transcript)
+    for name, without in (("id", ""), ("start", 0.0), ("channel", None)):
+        if content[name] == without:
+            del content[name]
+    return json.dumps(content, ensure_ascii=False) + "\n"
 
 
 def as_srt(transcript: Transcript) -> str:

@@ -5,6 +5,7 @@ transcripts come in the order given and soon. A long one is read, encoded and de
 (asr/model/long.py, asr/decoding/pauses.py): neither its samples nor its posteriors are ever in memory whole.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from asr.data import audio
 from asr.data.batches import make_batches
 from asr.data.prefetch import prefetch
-from asr.data.recordings import Recording, fault, find_recordings
+from asr.data.recordings import MIX, Recording, fault, find_recordings
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.alignment import Word, best_path, collapse, forced_path, words_of_pieces, words_on_path
 from asr.decoding.captions import Transcript, as_json, as_srt, as_text, as_vtt
@@ -193,20 +194,20 @@ def _windows(
 def _transcribe_long(
     recording: Recording, model: Model, decoder: Decoder, batch_seconds: float, segment_seconds: float
 ) -> Transcript | UserError:
-    def decode(paths: list[Path]) -> list[Spoken]:
-        [path] = paths
-        samples = prefetch(audio.stream(path))
+    def decode(items: list[Recording]) -> list[Spoken]:
+        [item] = items
+        samples, name = prefetch(item.stream()), item.path.name
         if isinstance(decoder, TransducerDecoder):
-            parts = iter([long_encoded(model, samples, show=path.name).cpu().numpy()])
+            parts = iter([long_encoded(model, samples, show=name).cpu().numpy()])
         elif segment_seconds:
             together = max(1, int(batch_seconds / segment_seconds))
             parts = segment_log_probs(model, samples, segment_seconds, together)
         else:
-            parts = long_log_probs_of(model, samples, show=path.name)
+            parts = long_log_probs_of(model, samples, show=name)
         first = next(parts)  # in one pass it comes when everything is read and encoded
         return decoder([chain([first], parts)], recording.seconds)
 
-    [outcome] = _each(decode, [recording.path])
+    [outcome] = _each(decode, [recording])
     return _transcript(recording, outcome)
 
 
@@ -251,10 +252,10 @@ def _encode(
 def _load(recordings: list[Recording]) -> dict[Recording, Tensor | Exception]:
     """Samples (S,) of each, or why there are none."""
 
-    def load(paths: list[Path]) -> list[Tensor]:
-        return [audio.load(path) for path in paths]
+    def load(items: list[Recording]) -> list[Tensor]:
+        return [item.load() for item in items]
 
-    return {recording: _each(load, [recording.path])[0] for recording in recordings}
+    return {recording: _each(load, [recording])[0] for recording in recordings}
 
 
 def _each(work: Callable[[list[Item]], list[Result]], items: list[Item]) -> list[Result | Exception]:
@@ -280,9 +281,14 @@ def _transcript(recording: Recording, outcome: Spoken | Exception) -> Transcript
         return fault(recording.path, outcome)
     text, words = outcome
     # The last frame may reach beyond the last sample.
-    end = round(recording.seconds, 3)
-    words = [replace(word, end=min(word.end, end)) for word in words]
-    return Transcript(str(recording.path), end, text, words)
+    start, length = recording.part.start, round(recording.seconds, 3)
+    words = [
+        replace(word, start=round(start + word.start, 3), end=round(start + min(word.end, length), 3))
+        for word in words
+    ]
+    return Transcript(
+        str(recording.path), length, text, words, recording.id, round(start, 3), recording.part.channel
+    )
 
 
 @dataclass(frozen=True)
@@ -300,17 +306,22 @@ class Output:
     folder: Path | None = None
 
     def plan(self, recordings: Sequence[Recording], arguments: Sequence[Path]) -> dict[Recording, Path]:
-        """Each recording's file, in ``folder``.
+        """Each recording's file, in ``folder``: NAME.FORMAT, or where several have that, NAME.ENDING.FORMAT.
 
         Raises:
             UserError: two recordings have one file, or it is one of the ``arguments``.
         """
-        taken: dict[Path, Recording] = {}
         inputs = {normpath(argument.absolute()) for argument in arguments}
-        for recording in recordings:
-            target = self.folder / f"{recording.name}.{self.form}"
+        targets = {recording: self.folder / f"{recording.name}.{self.form}" for recording in recordings}
+        shared = Counter(targets.values())
+        taken: dict[Path, Recording] = {}
+        for recording, target in targets.items():
+            if shared[target] > 1 and not recording.id:
+                target = targets[recording] = target.with_name(
+                    f"{recording.name.name}{recording.path.suffix}.{self.form}"
+                )
             if target in taken:
-                both = f"{taken[target].path} and {recording.path}"
+                both = f"{taken[target].label} and {recording.label}"
                 raise UserError(
                     f"--out {self.folder}: {both} would both be written to {target}; transcribe them to two "
                     "folders, or name the folder above them in --audio"
@@ -318,7 +329,7 @@ class Output:
             if normpath(target.absolute()) in inputs:
                 raise UserError(f"--out {self.folder}: would overwrite {target}; name another folder")
             taken[target] = recording
-        return {recording: target for target, recording in taken.items()}
+        return targets
 
     def deliver(self, transcript: Transcript, target: Path | None) -> UserError | None:
         """Write a transcript to its file, or to standard output; what is wrong if it will not go there.
@@ -332,11 +343,11 @@ class Output:
             else:
                 atomic_write(target, self.render(transcript))
         except UnicodeEncodeError as error:
-            return UserError(f"{transcript.path}: standard output takes {error.encoding} only; give --out")
+            return UserError(f"{transcript.label}: standard output takes {error.encoding} only; give --out")
         except OSError as error:
             if isinstance(error, BrokenPipeError) or error.errno in FULL:
                 raise
-            return UserError(f"{target or transcript.path}: cannot be written: {error.strerror}")
+            return UserError(f"{target or transcript.label}: cannot be written: {error.strerror}")
 
     def render(self, transcript: Transcript) -> str:
         """A transcript in the format."""
@@ -349,31 +360,33 @@ class Output:
         if self.form != "txt":
             return self.render(transcript)
         times = self.render(transcript) if self.timestamps else ""
-        return f"{transcript.path}: {transcript.text}\n{times}"
+        return f"{transcript.label}: {transcript.text}\n{times}"
 
 
 def run(
     arguments: Sequence[Path],
     output: Output,
-    model: Model,
-    decoder: Decoder,
-    batch_seconds: float,
-    segment_seconds: float = 0.0,
+    transcribed: Callable[[Sequence[Recording | UserError]], Iterator[Transcript | UserError]],
+    channel: str = MIX,
 ) -> int:
     """Transcribe what the command line names; 1 if anything of it could not be, which is said on stderr.
+
+    Args:
+        arguments, channel: see ``find_recordings``.
+        output: where transcripts go.
+        transcribed: recordings to transcripts, in order, as ``transcribe`` does.
 
     Raises:
         UserError: outputs would overwrite each other, or several captions files would go to standard output.
     """
-    looked_at = tqdm(find_recordings(arguments), desc="recordings", unit="", leave=False, disable=None)
-    items = list(looked_at)
+    found = find_recordings(arguments, channel)
+    items = list(tqdm(found, desc="recordings", unit="", leave=False, disable=None))
     recordings = [item for item in items if isinstance(item, Recording)]
     if output.form in ("srt", "vtt") and len(recordings) > 1 and not output.folder:
         raise UserError(f"--format {output.form}: a file holds one recording's captions; give --out a folder")
     targets = output.plan(recordings, arguments) if output.folder else {}
     failed = 0
-    found = transcribe(items, model, decoder, batch_seconds, segment_seconds)
-    for item, outcome in zip(items, found, strict=True):
+    for item, outcome in zip(items, transcribed(items), strict=True):
         error = outcome if isinstance(outcome, UserError) else output.deliver(outcome, targets.get(item))
         if error:
             failed += report(str(error))

@@ -235,3 +235,36 @@ def test_real_opus(tmp_path):
     (tmp_path / "cut.opus").write_bytes(source.read_bytes()[:-500])
     with pytest.raises(AudioError, match="truncated"):
         check(tmp_path / "cut.opus")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_part_of_a_channel_is_what_lies_there(tmp_path, suffix):
+    two = np.stack([tone(3.0, 48000, 300.0), tone(3.0, 48000, 2000.0)], axis=1)
+    path = write(tmp_path / f"a.{suffix}", two, 48000)
+    assert audio.channels(path) == 2
+    for channel, hertz in ((0, 300), (1, 2000)):
+        found = load(path, 16000, audio.Part(1.25, 1.5, channel)).numpy()
+        assert found.shape == (24000,)
+        assert abs(np.abs(np.fft.rfft(found)).argmax() - 1.5 * hertz) < 2
+        whole = load(path, 48000, audio.Part(channel=channel))
+        part = load(path, 48000, audio.Part(1.25, 1.5, channel))
+        # MP3 and Vorbis decoders settle over a frame or two where they begin.
+        same = slice(None) if suffix in ("flac", "wav") else slice(4800, -4800)
+        assert torch.allclose(part[same], whole[60000:132000][same], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (audio.Part(channel=2), r"no channel 2: it has 2"),
+        (audio.Part(1.5, 1.0), r"1\.5 s to 2\.5 s is not in it: it has 2\.00 s"),
+        (audio.Part(2.5), r"2\.5 s to the end is not in it"),
+        (audio.Part(-1.0, 1.0), r"-1 s to 0 s is not in it"),
+        (audio.Part(1.0, 0.0), r"is not in it"),
+    ],
+)
+def test_a_part_that_is_not_there_is_an_error(tmp_path, part, message):
+    path = write(tmp_path / "a.wav", np.zeros((32000, 2)))
+    with pytest.raises(AudioError, match=message):
+        load(path, 16000, part)
+    assert len(load(path, 16000, audio.Part(1.0, 1.005))) == 16000  # rounded times

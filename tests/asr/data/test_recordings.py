@@ -72,7 +72,7 @@ def test_what_is_wrong_stands_in_its_place(folder):
     (folder / "bad.wav").write_bytes(b"RIFF")
     shown = found("void.txt", "gone.txt", "bad.wav", "empty", "binary.txt", "pipe.scp", "c.v2.wav")
     expected = ["an empty list", "No such file", "not audio", "no recording in this folder (.flac "]
-    expected += ["not a list of paths", "wants an id and a path", "wants an id and a path", "c.v2.wav"]
+    expected += ["not a list of paths", "names a command", "wants an id and the path", "c.v2.wav"]
     assert len(shown) == len(expected)
     for message, words in zip(shown, expected, strict=True):
         assert words in message and "\n" not in message

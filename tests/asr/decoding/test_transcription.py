@@ -204,6 +204,11 @@ def test_a_bad_recording_stands_in_its_place(model, tokenizer, paths, tmp_path, 
     )
 
 
+def by(model, decoder, batch_seconds=120.0):
+    """What ``run`` transcribes with."""
+    return lambda items: transcribe(items, model, decoder, batch_seconds)
+
+
 class Strange(Exception):
     """An error that nobody thought of."""
 
@@ -224,7 +229,7 @@ def raising(work, when):
 def test_a_recording_that_nobody_can_read(model, tokenizer, paths, monkeypatch, capsys, where, batch_seconds):
     for name in ["duration"] if where == "duration" else ["load", "stream"]:
         monkeypatch.setattr(audio, name, raising(getattr(audio, name), lambda path, *_: path == paths[1]))
-    assert run(paths[:3], Output(), model, GreedyDecoder(tokenizer, FRAME), batch_seconds) == 1
+    assert run(paths[:3], Output(), by(model, GreedyDecoder(tokenizer, FRAME), batch_seconds)) == 1
     shown = capsys.readouterr()
     assert [line.partition(": ")[0] for line in shown.out.splitlines()] == [str(paths[0]), str(paths[2])]
     assert shown.err == f"error: {paths[1]}: cannot be transcribed: Strange: two lines\n"
@@ -243,7 +248,7 @@ def test_a_recording_that_the_model_or_the_search_cannot_take(model, tokenizer, 
     else:
         decoder = raising(decoder, lambda recordings, _: any(len(parts[0]) == frames for parts in recordings))
     try:
-        assert run(paths[:3], Output(), model, decoder, 120.0) == 1
+        assert run(paths[:3], Output(), by(model, decoder)) == 1
     finally:
         if where == "model":
             hook.remove()
@@ -260,14 +265,14 @@ def test_what_stops_any_recording_stops_the_program(model, tokenizer, paths, err
         raise error
 
     with pytest.raises(error):
-        run(paths[:3], Output(), model, decoder, 120.0)
+        run(paths[:3], Output(), by(model, decoder))
 
 
 def test_a_transcript_that_cannot_be_written_stops_no_other(model, tokenizer, paths, tmp_path, capsys):
     long_name = tmp_path / f"{'x' * 250}.wav"  # whose temporary file's name is longer than any may be
     shutil.copy(paths[0], long_name)
     out = tmp_path / "out"
-    assert run([long_name, paths[1]], Output(folder=out), model, GreedyDecoder(tokenizer, FRAME), 120.0) == 1
+    assert run([long_name, paths[1]], Output(folder=out), by(model, GreedyDecoder(tokenizer, FRAME))) == 1
     shown = capsys.readouterr()
     assert [path.name for path in out.iterdir()] == [f"{paths[1].stem}.txt"]
     assert shown.err.count("\n") == 1 and "xxx.txt: cannot be written: File name too long" in shown.err
@@ -292,8 +297,15 @@ def test_outputs_never_meet(tmp_path):
         tmp_path / "t.v1.json",
         tmp_path / "b" / "t.json",
     ]
-    with pytest.raises(UserError, match=r"a/t\.wav and b/t\.flac would both be written to .*t\.json"):
-        plan(output, ("a/t.wav", "t"), ("b/t.flac", "t"))
+    assert plan(output, ("a/t.wav", "t"), ("a/t.flac", "t"), ("a/u.wav", "u")) == [
+        tmp_path / "t.wav.json",
+        tmp_path / "t.flac.json",
+        tmp_path / "u.json",
+    ]
+    with pytest.raises(UserError, match=r"a/t\.wav and b/t\.wav would both be written to .*t\.wav\.json"):
+        plan(output, ("a/t.wav", "t"), ("b/t.wav", "t"))
+    with pytest.raises(UserError, match=r"would both be written to .*t\.wav\.json"):
+        plan(output, ("t.wav", "t"), ("t.flac", "t"), ("t.wav.mp3", "t.wav"))
     with pytest.raises(UserError, match=r"would overwrite x\.txt"):
         plan(Output("txt", folder=Path()), ("x.wav", "x"))
 
@@ -301,8 +313,8 @@ def test_outputs_never_meet(tmp_path):
 def test_captions_of_several_want_a_folder(model, tokenizer, paths, tmp_path, capsys):
     decoder = GreedyDecoder(tokenizer, FRAME)
     with pytest.raises(UserError, match="--out a folder"):
-        run(paths[:2], Output("srt"), model, decoder, 120.0)
-    assert run(paths[:1], Output("vtt"), model, decoder, 120.0) == 0
+        run(paths[:2], Output("srt"), by(model, decoder))
+    assert run(paths[:1], Output("vtt"), by(model, decoder)) == 0
     assert capsys.readouterr().out.startswith("WEBVTT\n")
-    assert run(paths[:2], Output("srt", folder=tmp_path), model, decoder, 120.0) == 0
+    assert run(paths[:2], Output("srt", folder=tmp_path), by(model, decoder)) == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f"{p.stem}.srt" for p in paths[:2])

@@ -1,0 +1,242 @@
+"""The library: a model that turns recordings into text.
+
+>>> from asr import load
+>>> model = load("exp/demo/mala/checkpoints/best.ckpt")
+>>> transcript = model.transcribe("talk.flac", timestamps=True)
+>>> transcript.text, transcript.words[0].start
+
+``decode.py --audio`` is this with a command line.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchaudio.functional import resample
+
+from asr.attention.fused import set_mode
+from asr.checkpoints.checkpoint import Recipe, load_model
+from asr.data.audio import MAX_PEAK
+from asr.data.recordings import Recording, Samples, look_at
+from asr.decoding import BEAM
+from asr.decoding.captions import Transcript
+from asr.decoding.transcription import (
+    SEGMENTS,
+    Decoder,
+    GreedyDecoder,
+    LMDecoder,
+    TransducerDecoder,
+    transcribe,
+)
+from asr.decoding.tuning import UNTUNED
+from asr.decoding.weights import Weights
+from asr.errors import UserError
+from asr.model.device import autocast, choose_device, choose_dtype
+from asr.model.frames import SAMPLE_RATE
+from asr.model.recogniser import Model
+
+if TYPE_CHECKING:
+    from asr.decoding.beam import BeamPool
+
+Audio = str | Path | np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """An n-gram LM and how it counts.
+
+    Args:
+        path: KenLM binary or ARPA file.
+        weights: LM weight, word score, unknown penalty; the tuned ones stand in wer.json.
+        beam: hypotheses kept.
+        jobs: processes that search; with more than 1, the program needs ``if __name__ == "__main__":``.
+        fold: whether words are looked up as the LM writes them, whatever the model does.
+    """
+
+    path: str | Path
+    weights: Weights = UNTUNED
+    beam: int = BEAM
+    jobs: int = 1
+    fold: bool = True
+
+
+class Transcriber:
+    """A model ready to transcribe. ``load`` makes one.
+
+    Args:
+        model: in evaluation mode; it is moved to the device.
+        recipe: what its checkpoint says about it.
+        head: ctc or transducer; empty: the transducer where there is one, but CTC with an LM.
+        device, precision: as decode.py has them.
+        batch_seconds: audio in a batch; a longer recording is encoded exactly, part by part.
+        segment_seconds: a longer recording is cut where it is quiet; 0: none is.
+
+    Raises:
+        UserError: there is no such head, or no such device.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        recipe: Recipe,
+        head: str = "",
+        device: str = "auto",
+        precision: str = "auto",
+        batch_seconds: float = 120.0,
+        segment_seconds: float = 0.0,
+    ) -> None:
+        if head and head not in recipe.model.heads:
+            raise UserError(f"head {head}: the model has none; its head is {recipe.model.head}")
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(precision, self.device)
+        self.model, self.recipe, self.head = model.to(self.device), recipe, head
+        self.batch_seconds, self.segment_seconds = batch_seconds, segment_seconds
+        self._pools: dict[LanguageModel, BeamPool] = {}
+
+    def __enter__(self) -> "Transcriber":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes of beam search, where there are some."""
+        while self._pools:
+            self._pools.popitem()[1].__exit__()
+
+    @overload
+    def transcribe(
+        self,
+        audio: Audio,
+        lm: str | Path | LanguageModel | None = None,
+        timestamps: bool = False,
+        sample_rate: int = SAMPLE_RATE,
+    ) -> Transcript: ...
+
+    @overload
+    def transcribe(
+        self,
+        audio: Sequence[Audio],
+        lm: str | Path | LanguageModel | None = None,
+        timestamps: bool = False,
+        sample_rate: int = SAMPLE_RATE,
+    ) -> list[Transcript]: ...
+
+    def transcribe(self, audio, lm=None, timestamps=False, sample_rate=SAMPLE_RATE):
+        """What is said in a recording, or in each of several.
+
+        Args:
+            audio: the path of a recording, samples, or a list or tuple of these. Samples are (S,) floats in
+                [-1, 1] or int16; of any length, as recordings are.
+            lm: n-gram LM to search with; greedily without one.
+            timestamps: whether ``words`` holds the words with start, end (seconds) and confidence.
+            sample_rate: of samples, in Hz. (A file says its own.)
+
+        Returns:
+            A transcript (``text``, ``words``, ``duration`` in seconds), or a list of them in the same order.
+
+        Raises:
+            UserError: a recording cannot be read, or the LM cannot be used; nothing is returned then.
+        """
+        several = isinstance(audio, (list, tuple))
+        items = [
+            _recording(item, number, sample_rate) for number, item in enumerate(audio if several else [audio])
+        ]
+        found = []
+        for outcome in self.transcribe_each(items, lm, timestamps):
+            if isinstance(outcome, UserError):
+                raise outcome
+            found.append(outcome)
+        return found if several else found[0]
+
+    def transcribe_each(
+        self,
+        recordings: Sequence[Recording | UserError],
+        lm: str | Path | LanguageModel | None = None,
+        timestamps: bool = True,
+    ) -> Iterator[Transcript | UserError]:
+        """A transcript for every recording, or what is wrong with it, in order, as they are done.
+
+        Args:
+            recordings: as ``find_recordings`` gives them; errors come out as they went in.
+            lm, timestamps: see ``transcribe``.
+        """
+        decoder = self._decoder(LanguageModel(lm) if isinstance(lm, (str, Path)) else lm)
+        found = transcribe(recordings, self.model, decoder, self.batch_seconds, self.segment_seconds)
+        for _ in recordings:
+            with autocast(self.device, self.dtype):  # and not around yield: the caller has its own precision
+                outcome = next(found)
+            if isinstance(outcome, Transcript) and not timestamps:
+                outcome = replace(outcome, words=[])
+            yield outcome
+
+    def pool(self, lm: LanguageModel) -> "BeamPool":
+        """The beam search with an LM; made once, ended by ``close``."""
+        if lm not in self._pools:
+            from asr.decoding.beam import BeamPool  # with Numba and KenLM, which greedy decoding does without
+
+            self._pools[lm] = BeamPool(lm.path, self.recipe.tokenizer, lm.beam, lm.jobs, fold=lm.fold)
+        return self._pools[lm]
+
+    def _decoder(self, lm: LanguageModel | None) -> Decoder:
+        tokenizer, seconds = self.recipe.tokenizer, self.model.framing.seconds
+        if self.chosen_head(lm is not None) == "transducer":
+            return TransducerDecoder(tokenizer, seconds, self.model.transducer)
+        if lm is None:
+            return GreedyDecoder(tokenizer, seconds)
+        return LMDecoder(tokenizer, seconds, self.pool(lm), lm.weights, together=SEGMENTS * lm.jobs)
+
+    def chosen_head(self, with_lm: bool) -> str:
+        """The head that decodes; raises UserError where it cannot do what is asked for."""
+        heads = self.recipe.model.heads
+        asked = "an LM" if with_lm else "segment_seconds" if self.segment_seconds else ""
+        head = self.head or ("ctc" if asked and "ctc" in heads else heads[0])
+        if asked and head == "transducer":
+            raise UserError(
+                f"{asked}: not with a transducer yet; the CTC head of a hybrid does it (head ctc)"
+            )
+        return head
+
+
+def load(model: str | Path, kernels: str = "auto", **options: Any) -> Transcriber:
+    """Load a model to transcribe with.
+
+    Args:
+        model: a checkpoint of train.py, an exported folder, a .nemo file or an unpacked folder of
+            Parakeet-CTC, or ``hf:OWNER/NAME`` of the Hugging Face hub. No code of it is run.
+        kernels: of attention, in the whole process: auto, eager or fused.
+        options: see ``Transcriber``: head, device, precision, batch_seconds, segment_seconds.
+
+    Raises:
+        UserError: it cannot be read, or an option does not suit it.
+    """
+    set_mode(kernels)
+    return Transcriber(*load_model(model), **options)
+
+
+def _recording(item: Audio, number: int, sample_rate: int) -> Recording | UserError:
+    """What ``transcribe`` takes as a recording."""
+    if isinstance(item, (str, Path)):
+        [found] = look_at(Path(item))
+        return found
+    name = f"array {number}"
+    samples = torch.as_tensor(item)
+    if samples.ndim != 1 or not samples.numel():
+        raise UserError(
+            f"{name}: wants samples (S,) of one channel, and has the shape {tuple(samples.shape)}"
+        )
+    if samples.dtype == torch.int16:
+        samples = samples / 32768
+    elif not samples.is_floating_point():
+        raise UserError(f"{name}: wants floats in [-1, 1] or int16, and is {samples.dtype}")
+    samples = samples.detach().cpu().float()
+    if not samples.abs().max() <= MAX_PEAK:  # put this way round, the test catches NaN too
+        raise UserError(f"{name}: samples must lie in [-1, 1]")
+    if sample_rate != SAMPLE_RATE:
+        samples = resample(samples, sample_rate, SAMPLE_RATE)
+    samples = samples.clamp(-1, 1)
+    return Samples(Path(name), Path(name), len(samples) / SAMPLE_RATE, samples=samples)
