@@ -49,6 +49,11 @@ class Posteriors(_Split):
     log_probs: list[np.ndarray]  # (N, classes) fp32 each
     seconds: float  # time it took
 
+    @property
+    def outputs(self) -> list[np.ndarray]:
+        """What a search reads."""
+        return self.log_probs
+
 
 @dataclass(frozen=True)
 class Encoded(_Split):
@@ -58,12 +63,17 @@ class Encoded(_Split):
     frames: list[np.ndarray]  # (N, D) fp32 each
     seconds: float  # time it took
 
+    @property
+    def outputs(self) -> list[np.ndarray]:
+        """What a search reads."""
+        return self.frames
 
-def pool_posteriors(parts: Sequence[Posteriors]) -> Posteriors:
+
+def pool_splits(parts: Sequence[Posteriors] | Sequence[Encoded]) -> Posteriors | Encoded:
     """Several splits as one."""
-    return Posteriors(
+    return type(parts[0])(
         [utterance for part in parts for utterance in part.utterances],
-        [item for part in parts for item in part.log_probs],
+        [item for part in parts for item in part.outputs],
         sum(part.seconds for part in parts),
     )
 

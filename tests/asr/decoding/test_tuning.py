@@ -11,7 +11,7 @@ def valley(best: tuple[float, float, float]):
     """WER along which LM weight and word score make up for each other, as in real use."""
 
     def wer(weights: Weights) -> float:
-        weight, score, penalty = weights
+        weight, score, penalty, _ = weights
         across, along = score - best[1] - 2 * (weight - best[0]), weight - best[0]
         return 10 + across**2 + along**2 + 0.01 * (penalty - best[2]) ** 2
 

@@ -402,10 +402,19 @@ class TestHeads:
             (tmp_path / name / "test.none.hyp.trn").read_text() for name in ("None", "ctc", "transducer")
         ]
         assert texts[0] == texts[2] != texts[1]
-        refused = r"^--lm lm.bin: not with a transducer yet; --head ctc"
-        with pytest.raises(UserError, match=refused):
-            out = ("--out", str(tmp_path / "x"))
-            decode.main([*arguments, *out, "--lm", "lm.bin", "--head", "transducer"])
+        out = ("--out", str(tmp_path / "x"))
+        for options, refused in (
+            (("--stream", "-"), r"^--stream -: not with a transducer yet; --head ctc"),
+            (("--data", str(corpus), "--splits", "test", *out), r"^--lm lm.bin: no such language model"),
+        ):
+            with pytest.raises(UserError, match=refused):
+                lm = (
+                    ()
+                    if "--stream" in options
+                    else ("--lm", "lm.bin", "--lm-weight", "1", "--word-score", "0")
+                )
+                lm += ("--unknown-penalty", "0") if lm else ()
+                decode.main(["--checkpoint", str(path), *options, *lm, "--head", "transducer"])
 
     @pytest.mark.parametrize(
         ("head", "lm", "chosen"),
