@@ -45,7 +45,14 @@ from asr.data.pcm import read_pcm
 from asr.data.style import Style, style_of
 from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, EXPANSIONS, MOST_BEAM, MOST_EXPANSIONS, TRANSDUCER_BEAM
-from asr.decoding.posteriors import Encoded, Posteriors, compute_encoded, compute_posteriors, pool_splits
+from asr.decoding.posteriors import (
+    Encoded,
+    Posteriors,
+    compute_encoded,
+    compute_posteriors,
+    pool_splits,
+    spread,
+)
 from asr.decoding.transcription import (
     FORMATS,
     SEGMENTS,
@@ -148,9 +155,10 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
             for split, utterances in manifests.items()
         }
         if tuned_on:
-            pooled = pool_splits([outputs[split] for split in tuned_on])
+            most = args.tune_utterances
+            pooled = pool_splits([outputs[split] for split in tuned_on], most)
+            written = spread([styles[split] for split in tuned_on for _ in manifests[split]], most)
             begun = time.monotonic()
-            written = [styles[split] for split in tuned_on for _ in manifests[split]]
             names = " + ".join(tuned_on)
             weights, surface = _tune(
                 pool, pooled, recipe.tokenizer, written, names, args.head == "transducer"
@@ -186,6 +194,8 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
         about["scored"] = written
     if args.lm:
         about |= {**weights._asdict(), "tuned_on": tuned_on}
+        if args.tune_utterances:
+            about["tune_utterances"] = args.tune_utterances
         if args.head == "transducer":
             about |= {"expansions": args.expansions, "ctc_weight": args.ctc_weight}
         else:
@@ -387,6 +397,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=EXPANSIONS,
         help="pieces on one frame at most in a transducer's beam search (%(default)s)",
     )
+    add(
+        "--tune-utterances",
+        type=int,
+        default=0,
+        help="tune on so many utterances of the dev splits, evenly spread: a transducer's search is slow "
+        "(default: all)",
+    )
     add("--out", type=Path, help="folder for wer.json and the hypotheses, or for transcripts")
     add(
         "--head",
@@ -458,6 +475,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             "--ilm-weight wants --lm-weight, --word-score and --unknown-penalty; else it is tuned"
         )
     args.weights = None if weights[0] is None else Weights(*weights, args.ilm_weight or 0.0)
+    if args.tune_utterances < 0:
+        raise UserError(f"--tune-utterances {args.tune_utterances}: must be positive, or 0 for all")
+    if args.tune_utterances and (args.weights or not args.lm):
+        raise UserError("--tune-utterances: nothing is tuned without --lm, nor where --lm-weight is given")
     if args.tune_on and args.weights:
         raise UserError("--tune-on: nothing is tuned where --lm-weight is given")
     if args.beam is not None and not 1 <= args.beam <= MOST_BEAM:
