@@ -7,11 +7,13 @@
     python decode.py --checkpoint best.ckpt --audio talks/ --format json --out transcripts
     arecord -t raw -f S16_LE -r 16000 -c 1 | python decode.py --checkpoint best.ckpt --stream -
 
-With --lm, LM weight, word score and unknown penalty are tuned on a dev split first, unless all three are
-given. They are never tuned on a split named test*. Where references or the LM's words are in one case or
-without punctuation and the model writes otherwise, its words are scored and looked up as they are written
-(--case keep: as the model writes them). With --audio there is nothing to tune on: take the ones
-in wer.json. Words that the LM does not have can be recognised; a higher unknown penalty makes them rarer.
+With --lm, LM weight, word score and unknown penalty (and, with a transducer, the weight of its internal LM,
+which is subtracted) are tuned on a dev split first, unless they are given. They are never tuned on a split
+named test*. Where references or the LM's words are in one case or without punctuation and the model writes
+otherwise, its words are scored and looked up as they are written (--case keep: as the model writes them).
+With --audio there is nothing to tune on: take the ones in wer.json. Words that the LM does not have can be
+recognised; a higher unknown penalty makes them rarer. A hybrid decodes with its transducer, but with --lm
+with its CTC head, whose search is much faster; --head transducer searches with the other.
 
 --audio takes recordings of any length, sample rate and number of channels (flac wav opus mp3 ...), folders,
 lists (a path a line in .txt and .lst files, an id and a path in .scp files, from the list's folder or
@@ -43,8 +45,15 @@ from asr.data.pcm import read_pcm
 from asr.data.recordings import EACH, MIX
 from asr.data.style import Style, style_of
 from asr.data.tokenizer import Tokenizer
-from asr.decoding import BEAM, MOST_BEAM
-from asr.decoding.posteriors import Posteriors, compute_encoded, compute_posteriors, pool_posteriors
+from asr.decoding import BEAM, EXPANSIONS, MOST_BEAM, MOST_EXPANSIONS, TRANSDUCER_BEAM
+from asr.decoding.posteriors import (
+    Encoded,
+    Posteriors,
+    compute_encoded,
+    compute_posteriors,
+    pool_splits,
+    spread,
+)
 from asr.decoding.transcription import FORMATS, Output, run
 from asr.decoding.tuning import UNTUNED, Surface, at_bounds, check_dev, format_surface, tune
 from asr.decoding.weights import GREEDY, Weights
@@ -56,6 +65,7 @@ from asr.transcriber import LanguageModel, Transcriber, load
 
 if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool
+    from asr.decoding.transducer_beam import TransducerSearch
 
 LONGEST_CHUNK_MS = 60_000
 
@@ -99,14 +109,20 @@ def main(argv: list[str] | None = None) -> int:
 def choose_head(args: argparse.Namespace, recipe: Recipe) -> str:
     """The head to decode with; raises UserError where it is not there, or cannot do what is asked for."""
     heads = recipe.model.heads
-    wants_ctc = [option for option in ("lm", "stream", "segment_seconds") if getattr(args, option)]
-    head = args.head or ("ctc" if wants_ctc and "ctc" in heads else heads[0])
+    wants_ctc = [option for option in ("stream", "segment_seconds") if getattr(args, option)]
+    head = args.head or ("ctc" if (wants_ctc or args.lm) and "ctc" in heads else heads[0])
     if head not in heads:
         raise UserError(f"--head {head}: {args.checkpoint} has none; its head is {recipe.model.head}")
     if wants_ctc and head == "transducer":
         option = wants_ctc[0].replace("_", "-")
         advice = "--head ctc does it" if "ctc" in heads else f"leave --{option} out"
         raise UserError(f"--{option} {getattr(args, wants_ctc[0])}: not with a transducer yet; {advice}")
+    options = (("--ilm-weight", args.weights and args.weights.ilm_weight), ("--ctc-weight", args.ctc_weight))
+    for option, value in options:
+        if value and head == "ctc":
+            raise UserError(f"{option} {value:g}: of a transducer's beam search; here ctc decodes (--head)")
+    if args.ctc_weight and "ctc" not in heads:
+        raise UserError(f"--ctc-weight {args.ctc_weight:g}: {args.checkpoint} has no CTC head")
     return head
 
 
@@ -139,10 +155,14 @@ def evaluate(args: argparse.Namespace, transcriber: Transcriber) -> None:
             for split, utterances in manifests.items()
         }
         if tuned_on:
-            pooled = pool_posteriors([outputs[split] for split in tuned_on])
+            most = args.tune_utterances
+            pooled = pool_splits([outputs[split] for split in tuned_on], most)
+            written = spread([styles[split] for split in tuned_on for _ in manifests[split]], most)
             begun = time.monotonic()
-            written = [styles[split] for split in tuned_on for _ in manifests[split]]
-            weights, surface = _tune(pool, pooled, recipe.tokenizer, written, " + ".join(tuned_on))
+            names = " + ".join(tuned_on)
+            weights, surface = _tune(
+                pool, pooled, recipe.tokenizer, written, names, args.head == "transducer"
+            )
             tuning = time.monotonic() - begun
         for split in args.splits:
             found, style = outputs[split], styles[split]
@@ -174,6 +194,12 @@ def evaluate(args: argparse.Namespace, transcriber: Transcriber) -> None:
         about["scored"] = written
     if args.lm:
         about |= {**weights._asdict(), "tuned_on": tuned_on}
+        if args.tune_utterances:
+            about["tune_utterances"] = args.tune_utterances
+        if args.head == "transducer":
+            about |= {"expansions": args.expansions, "ctc_weight": args.ctc_weight}
+        else:
+            del about["ilm_weight"]
     if surface:
         about["tuning"] = [[*point, wer] for point, wer in sorted(surface.items())]
     about["seconds"] = {name: round(taken, 2) for name, taken in seconds.items()}
@@ -209,10 +235,18 @@ def stream(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
 
 
 def _language_model(args: argparse.Namespace) -> LanguageModel:
-    return LanguageModel(args.lm, args.weights or UNTUNED, args.beam, args.jobs, args.case == "fold")
+    return LanguageModel(
+        args.lm,
+        args.weights or UNTUNED,
+        args.beam or 0,
+        args.jobs,
+        args.case == "fold",
+        args.expansions,
+        args.ctc_weight,
+    )
 
 
-def _beam_pool(args: argparse.Namespace, transcriber: Transcriber) -> "BeamPool":
+def _beam_pool(args: argparse.Namespace, transcriber: Transcriber) -> "BeamPool | TransducerSearch":
     pool, recipe = transcriber.pool(_language_model(args)), transcriber.recipe
     if pool.style:
         also = recipe.tokenizer.beyond(pool.style)
@@ -257,17 +291,22 @@ def _read_manifests(args: argparse.Namespace, tuned_on: list[str]) -> dict[str, 
 
 
 def _tune(
-    pool: "BeamPool", posteriors: Posteriors, tokenizer: Tokenizer, styles: list[Style], split: str
+    pool: "BeamPool | TransducerSearch",
+    encoded: Posteriors | Encoded,
+    tokenizer: Tokenizer,
+    styles: list[Style],
+    split: str,
+    internal: bool,
 ) -> tuple[Weights, Surface]:
     from asr.scoring.errors import word_error_rate  # with jiwer
 
     def wer(weights: Weights) -> float:
-        found = pool.decode(posteriors.log_probs, weights)
+        found = pool.decode(encoded.outputs, weights)
         texts = map(tokenizer.decode, found)
         hypotheses = [style.apply(text) for style, text in zip(styles, texts, strict=True)]
-        return word_error_rate(posteriors.references, hypotheses)
+        return word_error_rate(encoded.references, hypotheses)
 
-    best, tried = tune(wer)
+    best, tried = tune(wer, internal)
     greedy = "" if best != GREEDY else "; the LM does not help: these are greedy's words"
     print(f"tuned on {split}: {best} (WER {tried[best]:.2f} % there, greedy {tried[GREEDY]:.2f} %){greedy}")
     if bounds := at_bounds(best):
@@ -337,7 +376,37 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "writes them (%(default)s); transcripts are as the model writes them",
     )
     add("--tune-on", nargs="+", default=[], help="dev splits to tune on (default: all dev* in --data)")
-    add("--beam", type=int, default=BEAM, help="hypotheses kept in beam search (%(default)s)")
+    add(
+        "--ilm-weight",
+        type=float,
+        help="with a transducer: factor on its internal LM's log-probability, which is subtracted; tuned "
+        "with the other weights, and 0 where these are given and it is not",
+    )
+    add(
+        "--ctc-weight",
+        type=float,
+        default=0.0,
+        help="of a hybrid whose transducer decodes with --lm: factor on CTC's log-probability of each "
+        "hypothesis in the last beam, which is added; not tuned (%(default)g)",
+    )
+    add(
+        "--beam",
+        type=int,
+        help=f"hypotheses kept in beam search ({BEAM}; with a transducer {TRANSDUCER_BEAM})",
+    )
+    add(
+        "--expansions",
+        type=int,
+        default=EXPANSIONS,
+        help="pieces on one frame at most in a transducer's beam search (%(default)s)",
+    )
+    add(
+        "--tune-utterances",
+        type=int,
+        default=0,
+        help="tune on so many utterances of the dev splits, evenly spread: a transducer's search is slow "
+        "(default: all)",
+    )
     add("--out", type=Path, help="folder for wer.json and the hypotheses, or for transcripts")
     add(
         "--head",
@@ -389,7 +458,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         there = next(path for path in (args.out, *args.out.absolute().parents) if path.exists())
         if not (there.is_dir() and os.access(there, os.W_OK)):
             raise UserError(f"--out {args.out}: no folder that may be written to")
-    for option, most in (("lm_weight", 20.0), ("word_score", 50.0), ("unknown_penalty", 50.0)):
+    for option, most in (
+        ("lm_weight", 20.0),
+        ("word_score", 50.0),
+        ("unknown_penalty", 50.0),
+        ("ilm_weight", 20.0),
+        ("ctc_weight", 20.0),
+    ):
         value = getattr(args, option)
         if value is not None and not -most <= value <= most:
             raise UserError(
@@ -397,14 +472,26 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             )
     if args.tune_on and not args.lm:
         raise UserError("--tune-on wants --lm")
-    weights = [getattr(args, name) for name in Weights._fields]
+    if args.ctc_weight and not args.lm:
+        raise UserError("--ctc-weight wants --lm: greedy decoding has one hypothesis")
+    weights = [args.lm_weight, args.word_score, args.unknown_penalty]
     if any(value is None for value in weights) and any(value is not None for value in weights):
         raise UserError("--lm-weight, --word-score and --unknown-penalty go together")
-    args.weights = None if weights[0] is None else Weights(*weights)
+    if args.ilm_weight is not None and weights[0] is None:
+        raise UserError(
+            "--ilm-weight wants --lm-weight, --word-score and --unknown-penalty; else it is tuned"
+        )
+    args.weights = None if weights[0] is None else Weights(*weights, args.ilm_weight or 0.0)
+    if args.tune_utterances < 0:
+        raise UserError(f"--tune-utterances {args.tune_utterances}: must be positive, or 0 for all")
+    if args.tune_utterances and (args.weights or not args.lm):
+        raise UserError("--tune-utterances: nothing is tuned without --lm, nor where --lm-weight is given")
     if args.tune_on and args.weights:
         raise UserError("--tune-on: nothing is tuned where --lm-weight is given")
-    if not 1 <= args.beam <= MOST_BEAM:
+    if args.beam is not None and not 1 <= args.beam <= MOST_BEAM:
         raise UserError(f"--beam {args.beam}: must lie between 1 and {MOST_BEAM}")
+    if not 1 <= args.expansions <= MOST_EXPANSIONS:
+        raise UserError(f"--expansions {args.expansions}: must lie between 1 and {MOST_EXPANSIONS}")
     if args.jobs < 1 or not args.batch_seconds > 0:
         raise UserError("--jobs and --batch-seconds must be positive")
     return args

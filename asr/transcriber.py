@@ -22,7 +22,7 @@ from asr.attention.fused import set_mode
 from asr.checkpoints.checkpoint import Recipe, load_model
 from asr.data.audio import MAX_PEAK
 from asr.data.recordings import Recording, Samples, look_at
-from asr.decoding import BEAM
+from asr.decoding import BEAM, EXPANSIONS, TRANSDUCER_BEAM
 from asr.decoding.captions import Transcript
 from asr.decoding.transcription import (
     SEGMENTS,
@@ -41,6 +41,7 @@ from asr.model.recogniser import Model
 
 if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool
+    from asr.decoding.transducer_beam import TransducerSearch
 
 Audio = str | Path | np.ndarray | Tensor
 
@@ -52,16 +53,20 @@ class LanguageModel:
     Args:
         path: KenLM binary or ARPA file.
         weights: LM weight, word score, unknown penalty; the tuned ones stand in wer.json.
-        beam: hypotheses kept.
+        beam: hypotheses kept; 0: as many as are usual for the head.
         jobs: processes that search; with more than 1, the program needs ``if __name__ == "__main__":``.
         fold: whether words are looked up as the LM writes them, whatever the model does.
+        expansions: pieces that a transducer may say on a frame.
+        ctc_weight: of a hybrid's CTC head, beside its transducer.
     """
 
     path: str | Path
     weights: Weights = UNTUNED
-    beam: int = BEAM
+    beam: int = 0
     jobs: int = 1
     fold: bool = True
+    expansions: int = EXPANSIONS
+    ctc_weight: float = 0.0
 
 
 class Transcriber:
@@ -95,7 +100,7 @@ class Transcriber:
         self.dtype = choose_dtype(precision, self.device)
         self.model, self.recipe, self.head = model.to(self.device), recipe, head
         self.batch_seconds, self.segment_seconds = batch_seconds, segment_seconds
-        self._pools: dict[LanguageModel, BeamPool] = {}
+        self._pools: dict[LanguageModel, BeamPool | TransducerSearch] = {}
 
     def __enter__(self) -> "Transcriber":
         return self
@@ -174,18 +179,31 @@ class Transcriber:
                 outcome = replace(outcome, words=[])
             yield outcome
 
-    def pool(self, lm: LanguageModel) -> "BeamPool":
+    def pool(self, lm: LanguageModel) -> "BeamPool | TransducerSearch":
         """The beam search with an LM; made once, ended by ``close``."""
         if lm not in self._pools:
-            from asr.decoding.beam import BeamPool  # with Numba and KenLM, which greedy decoding does without
-
-            self._pools[lm] = BeamPool(lm.path, self.recipe.tokenizer, lm.beam, lm.jobs, fold=lm.fold)
+            self._pools[lm] = self._search(lm)
         return self._pools[lm]
+
+    def _search(self, lm: LanguageModel) -> "BeamPool | TransducerSearch":
+        # Numba and KenLM are imported here: greedy decoding does without.
+        tokenizer = self.recipe.tokenizer
+        if self.chosen_head(with_lm=True) == "ctc":
+            from asr.decoding.beam import BeamPool
+
+            return BeamPool(lm.path, tokenizer, lm.beam or BEAM, lm.jobs, fold=lm.fold)
+        from asr.decoding.transducer_beam import TransducerSearch
+        from asr.decoding.words import WordModel
+
+        words = WordModel(lm.path, tokenizer, fold=lm.fold)
+        beam, model = lm.beam or TRANSDUCER_BEAM, self.model
+        return TransducerSearch(model.transducer, words, beam, lm.expansions, model.head, lm.ctc_weight)
 
     def _decoder(self, lm: LanguageModel | None) -> Decoder:
         tokenizer, seconds = self.recipe.tokenizer, self.model.framing.seconds
         if self.chosen_head(lm is not None) == "transducer":
-            return TransducerDecoder(tokenizer, seconds, self.model.transducer)
+            search = (self.pool(lm), lm.weights) if lm else ()
+            return TransducerDecoder(tokenizer, seconds, self.model.transducer, *search)
         if lm is None:
             return GreedyDecoder(tokenizer, seconds)
         return LMDecoder(tokenizer, seconds, self.pool(lm), lm.weights, together=SEGMENTS * lm.jobs)
@@ -193,11 +211,11 @@ class Transcriber:
     def chosen_head(self, with_lm: bool) -> str:
         """The head that decodes; raises UserError where it cannot do what is asked for."""
         heads = self.recipe.model.heads
-        asked = "an LM" if with_lm else "segment_seconds" if self.segment_seconds else ""
-        head = self.head or ("ctc" if asked and "ctc" in heads else heads[0])
-        if asked and head == "transducer":
+        prefers_ctc = with_lm or self.segment_seconds
+        head = self.head or ("ctc" if prefers_ctc and "ctc" in heads else heads[0])
+        if self.segment_seconds and head == "transducer":
             raise UserError(
-                f"{asked}: not with a transducer yet; the CTC head of a hybrid does it (head ctc)"
+                "segment_seconds: not with a transducer yet; a hybrid's CTC head does it (head ctc)"
             )
         return head
 

@@ -21,6 +21,7 @@ data_root=
 lm_text=
 size=s
 encoder=conformer
+head=ctc
 out=
 data=
 devices=1
@@ -73,11 +74,12 @@ parse_options() {
         train_options=("$@")
         break
         ;;
-      --attention | --encoder | --stage | --stop-stage | --data-root | --lm-text | --size | --data | --out | --devices)
+      --attention | --encoder | --head | --stage | --stop-stage | --data-root | --lm-text | --size | --data | --out | --devices)
         [ $# -ge 2 ] || die "$1 wants a value (see --help)"
         case "$1" in
           --attention) attention=$2 ;;
           --encoder) encoder=$2 ;;
+          --head) head=$2 ;;
           --stage) first_stage=$2 ;;
           --stop-stage) stop_stage=$2 ;;
           --data-root) data_root=$(from_caller "$2") ;;
@@ -103,6 +105,7 @@ parse_options() {
         ;;
     esac
   done
+  [[ "$head" =~ ^(ctc|transducer|hybrid)$ ]] || die "--head $head: choose ctc, transducer or hybrid"
   [[ "${first_stage:-0}" =~ ^[0-9]+$ ]] || die "--stage $first_stage: not a number"
   [[ "$stop_stage" =~ ^[0-9]+$ ]] || die "--stop-stage $stop_stage: not a number"
   python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("numba") is None)' ||
@@ -112,6 +115,26 @@ parse_options() {
 # check_training OPTIONS...: what train.py would say to its options, said before the first stage.
 check_training() {
   [ "$stop_stage" -lt 3 ] || python -m asr.training.config "$@" "${train_options[@]+"${train_options[@]}"}"
+}
+
+# decode OUT OPTIONS...: decode.py with each head of the model. A hybrid's results lie in a folder each; a
+# transducer's weights are tuned on a part of dev, as its search is slow.
+decode() {
+  local folder=$1
+  shift
+  case "$head" in
+    ctc) python decode.py "$@" --out "$folder" ;;
+    transducer) python decode.py "$@" --tune-utterances 300 --out "$folder" ;;
+    hybrid)
+      python decode.py "$@" --head ctc --out "$folder/ctc"
+      python decode.py "$@" --head transducer --tune-utterances 300 --out "$folder/transducer"
+      ;;
+  esac
+}
+
+# show_tables OUT: what decode left there.
+show_tables() {
+  if [ "$head" = hybrid ]; then cat "$1/ctc/table.txt" "$1/transducer/table.txt"; else cat "$1/table.txt"; fi
 }
 
 # inputs READS... -- COMMAND...: the command, and a checksum of each file that it reads. Of a corpus (a folder)

@@ -15,13 +15,13 @@ import kenlm
 import numpy as np
 from tqdm import tqdm
 
-from asr.data.style import style_of
 from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, search
 from asr.decoding.alignment import best_path, collapse
 from asr.decoding.compiled import EMPTY, power_of_two
-from asr.decoding.lexicon import ROOT, letters_of, make_lexicon
+from asr.decoding.lexicon import ROOT
 from asr.decoding.weights import GREEDY, Weights
+from asr.decoding.words import WordModel
 from asr.errors import UserError
 from asr.lm import files as lm_files
 from asr.processes import start_worker
@@ -57,15 +57,9 @@ class BeamDecoder:
         mapped: bool = False,
         fold: bool = True,
     ) -> None:
-        self._model = lm_files.load(lm_path, mapped)
-        words = lm_files.vocabulary(lm_path)
-        style = style_of(words)
-        self.style = style if tokenizer.beyond(style) else None
-        spoken = tokenizer.spoken(self.style if fold else None)
-        check_vocabulary(lm_path, words, spoken)
-        self._words = [*words, "<unk>", "</s>"]  # by number
-        self._alone = np.array([self._model.score(word, bos=False, eos=False) for word in self._words[:-1]])
-        self._lexicon = make_lexicon(words, self._alone, spoken)
+        lm = WordModel(lm_path, tokenizer, mapped, fold)
+        self.style, self._start = lm.style, lm.start
+        self._model, self._words, self._alone, self._lexicon = lm.model, lm.words, lm.alone, lm.lexicon
         self._classes = tokenizer.pieces + 1
         self._beam = search.make_prefixes(beam)
         self._work = search.make_workspace(beam, self._classes)
@@ -170,8 +164,7 @@ class BeamDecoder:
         search.remember(self._memory, keys, np.array(scores, np.float64), np.array(numbers, np.int64))
 
     def _forget(self) -> None:
-        start = kenlm.State()
-        self._model.BeginSentenceWrite(start)
+        start = self._start()
         self._states, self._numbers = [start], {start: 0}
         self._memory = search.make_memory(ROOM)
         self._remembered = 0
@@ -253,17 +246,6 @@ class BeamPool:
         finally:
             if self._pool:  # its processes map the LM: one that changed meanwhile is the cause
                 lm_files.verify(self._arguments[0])
-
-
-def check_vocabulary(lm_path: str | Path, words: list[str], spoken: Sequence[str | None]) -> None:
-    """See that an LM's words and the tokenizer are of the same language and case; UserError otherwise."""
-    sample, alphabet = words[:: max(1, len(words) // 1000)], letters_of(spoken)
-    lost = [word for word in sample if not alphabet.issuperset(word)]
-    if 2 * len(lost) > len(sample):
-        raise UserError(
-            f"--lm {lm_path}: the tokenizer cannot spell {100 * len(lost) / len(sample):.0f} % of its words "
-            f"(such as {lost[0]!r}); build the LM from text in the transcripts' case and alphabet"
-        )
 
 
 _decoder: BeamDecoder | None = None

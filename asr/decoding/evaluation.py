@@ -23,6 +23,7 @@ from asr.scoring.report.results import Decoded, decoded_path, write_decoded
 
 if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool  # with Numba, which greedy decoding does without
+    from asr.decoding.transducer_beam import TransducerSearch
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,18 @@ def decode_transducer(
 
 def decode_beam(
     split: str,
-    posteriors: Posteriors,
+    encoded: Posteriors | Encoded,
     tokenizer: Tokenizer,
-    pool: "BeamPool",
+    pool: "BeamPool | TransducerSearch",
     lm_name: str,
     weights: Weights,
     style: Style,
 ) -> Row:
     """Beam search with the LM. Hypotheses are brought to a style, the references'."""
     started = time.monotonic()
-    found = pool.decode(posteriors.log_probs, weights, show=f"{split}, beam search")
+    found = pool.decode(encoded.outputs, weights, show=f"{split}, beam search")
     hypotheses = [style.apply(tokenizer.decode(classes)) for classes in found]
-    return _row(split, lm_name, posteriors, hypotheses, time.monotonic() - started)
+    return _row(split, lm_name, encoded, hypotheses, time.monotonic() - started)
 
 
 def _row(split: str, lm: str, found: Posteriors | Encoded, hypotheses: list[str], seconds: float) -> Row:

@@ -7,6 +7,7 @@ posteriors, whatever the model.
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from asr.data.tokenizer import Tokenizer
 from asr.model.ctc import BLANK
 from asr.model.long import long_encoded, long_log_probs
 from asr.model.recogniser import Model
+
+Item = TypeVar("Item")
 
 _NEVER = -1e4  # log-probability; beam search would make NaN of minus infinity times nothing
 _PART = 1 << 20  # samples
@@ -49,6 +52,11 @@ class Posteriors(_Split):
     log_probs: list[np.ndarray]  # (N, classes) fp32 each
     seconds: float  # time it took
 
+    @property
+    def outputs(self) -> list[np.ndarray]:
+        """What a search reads."""
+        return self.log_probs
+
 
 @dataclass(frozen=True)
 class Encoded(_Split):
@@ -58,14 +66,25 @@ class Encoded(_Split):
     frames: list[np.ndarray]  # (N, D) fp32 each
     seconds: float  # time it took
 
+    @property
+    def outputs(self) -> list[np.ndarray]:
+        """What a search reads."""
+        return self.frames
 
-def pool_posteriors(parts: Sequence[Posteriors]) -> Posteriors:
-    """Several splits as one."""
-    return Posteriors(
-        [utterance for part in parts for utterance in part.utterances],
-        [item for part in parts for item in part.log_probs],
+
+def pool_splits(parts: Sequence[Posteriors] | Sequence[Encoded], most: int = 0) -> Posteriors | Encoded:
+    """Several splits as one, of at most so many utterances, evenly spread; 0: of all."""
+    return type(parts[0])(
+        spread([utterance for part in parts for utterance in part.utterances], most),
+        spread([item for part in parts for item in part.outputs], most),
         sum(part.seconds for part in parts),
     )
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of the items, evenly spread; 0: all."""
+    count = min(most, len(items)) if most else len(items)
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 def compute_posteriors(

@@ -16,17 +16,12 @@ import numpy as np
 from asr.data.tokenizer import SPACE
 from asr.decoding.lexicon import letters_of
 from asr.decoding.weights import Weights
+from asr.decoding.words import log_add
 from asr.model.ctc import BLANK
 
 Prefix = tuple[int, ...]
 # Score and LM state of a prefix's words before the last, and the letters of the last, which may go on.
 Reading = tuple[float, kenlm.State, str]
-
-
-def log_add(a: float, b: float) -> float:
-    """ln(e^a + e^b)."""
-    high, low = max(a, b), min(a, b)
-    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
 
 
 def prefix_beam_search(

@@ -30,7 +30,7 @@ from asr.decoding.label_looping import greedy_in_batches
 from asr.decoding.pauses import LONGEST, cut_at_pauses
 from asr.decoding.posteriors import encoded_of, log_probs_of, long_log_probs_of
 from asr.decoding.segments import segment_log_probs
-from asr.decoding.weights import Weights
+from asr.decoding.weights import GREEDY, Weights
 from asr.errors import FULL, UserError, report
 from asr.files import atomic_write
 from asr.model.long import long_encoded, seconds_bar
@@ -39,6 +39,7 @@ from asr.model.transducer import Transducer
 
 if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool  # with Numba, which greedy decoding does without
+    from asr.decoding.transducer_beam import TransducerSearch
 
 FORMATS = ("txt", "json", "srt", "vtt")
 WINDOW = 8  # batches of short recordings whose transcripts come together
@@ -122,21 +123,37 @@ class LMDecoder:
 
 
 class TransducerDecoder:
-    """Recordings' encoded frames to what was said, by a transducer, greedily, without an LM.
+    """Recordings' encoded frames to what was said, by a transducer: greedily, or by beam search with an LM.
+
+    Of a recording of any length it is one search: what was said before goes on to count.
 
     Args:
         tokenizer: the acoustic model's.
         frame_seconds: that one of its frames stands for.
         transducer: the acoustic model's.
+        search: with an LM; greedy without it.
+        weights: how the LM counts.
     """
 
-    def __init__(self, tokenizer: Tokenizer, frame_seconds: float, transducer: Transducer) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        frame_seconds: float,
+        transducer: Transducer,
+        search: "TransducerSearch | None" = None,
+        weights: Weights = GREEDY,
+    ) -> None:
         self.tokenizer, self.frame_seconds, self.transducer = tokenizer, frame_seconds, transducer
+        self.search, self.weights = search, weights
 
     def __call__(self, recordings: Sequence[Parts], seconds: float) -> list[Spoken]:
         """Decode recordings that last so many ``seconds`` in all."""
         frames = [np.concatenate(list(parts)) for parts in recordings]
-        return [self._spoken(*found) for found in greedy_in_batches(self.transducer, frames)]
+        if self.search and self.weights != GREEDY:
+            found = [best.said for best, *_ in self.search.n_best(frames, self.weights)]
+        else:
+            found = greedy_in_batches(self.transducer, frames)
+        return [self._spoken(*item) for item in found]
 
     def _spoken(self, classes: list[int], frames: list[int], log_probs: list[float]) -> Spoken:
         starts = np.array(frames, int)

@@ -68,6 +68,8 @@ class TrainingConfig:
         ctc: weight of CTC on the transcripts, where there is a CTC head. With a teacher, utterances without a
             transcript are trained on too, by what it says of them; with 0, and no transducer, none is read.
         transducer: weight of the transducer's loss; 1 where there is a transducer and nothing is said.
+        freeze: parts that stay as --init gives them, without dropout, while the others learn: [encoder], or
+            [encoder,ctc] for a transducer beside a trained CTC model.
         distil_posteriors: weight of the divergence of CTC posteriors from the teacher's, in nats a frame.
         distil_encoder: weight of the mean squared difference of the last layer from the teacher's.
         distil_attention: weight of the relative squared error of each layer's attention, given the teacher's
@@ -115,6 +117,7 @@ class TrainingConfig:
     teacher: str = ""
     ctc: float = 1.0
     transducer: float | None = None
+    freeze: list[Literal["encoder", "ctc", "transducer"]] = field(default_factory=list)
     distil_posteriors: float = 0.0
     distil_encoder: float = 0.0
     distil_attention: float = 0.0
@@ -345,6 +348,7 @@ def _to_config(parsed: Namespace) -> Config:
     }
     check_ranges(checks, parsed)
     _check_losses(training, model)
+    _check_frozen(training, model, parsed.init or parsed.resume)
     if model.encoder.batch_norm == "frozen" and not (parsed.init or parsed.resume):
         raise UserError("--encoder.batch_norm frozen: without --init there are no statistics to keep")
     if training.steps % training.validate_every:
@@ -392,7 +396,7 @@ def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
             ("ctc", training.uses_head, "transducer"),
             ("transducer", training.transducer, "ctc"),
         ):
-            if not weight:
+            if not weight and head not in training.freeze:
                 raise UserError(
                     f"--training.{head} 0: nothing would train that head; --head {other} leaves it out"
                 )
@@ -409,6 +413,25 @@ def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
     for name in ("intermediate", "consistency"):
         if getattr(training, name) and not training.ctc:
             raise UserError(f"--training.{name} {getattr(training, name)}: wants --training.ctc, which is 0")
+
+
+def _check_frozen(training: TrainingConfig, model: ModelConfig, begun_from: str) -> None:
+    """Raise UserError where what is to stay as it is is not there, or where nothing else is."""
+    if not training.freeze:
+        return
+    option = f"--training.freeze {' '.join(training.freeze)}"
+    missing = [part for part in training.freeze if part not in ("encoder", *model.heads)]
+    if missing:
+        raise UserError(f"{option}: there is no {missing[0]}; --head is {model.head}")
+    if not begun_from:
+        raise UserError(f"{option}: random weights would stay so; it wants --init")
+    if "encoder" in training.freeze and (training.distil_encoder or training.distil_attention):
+        raise UserError(f"{option}: --training.distil_encoder and distil_attention would teach it nothing")
+    weights = {"ctc": training.ctc + training.distil_posteriors, "transducer": training.transducer}
+    if "encoder" in training.freeze and not any(
+        weights[head] for head in model.heads if head not in training.freeze
+    ):
+        raise UserError(f"{option}: no loss is left that trains anything; leave a head out of it")
 
 
 def _first_line(error: Exception) -> str:

@@ -51,12 +51,21 @@ class TrainingTask(L.LightningModule):
         self.tokenizer = tokenizer
         self.model = Model(config.model, tokenizer.pieces)
         leave_alone(self.model, config.training)
+        self.frozen = frozen_parts(self.model, config.training)
+        self.train()
         self.audio_seconds = 0.0
         # On this rank, of the validation in progress, for each head: nats, pieces, errors, words.
         self.dev = {head: [0.0] * 4 for head in config.model.heads}
         self.batch_number = 0  # of the next one, on this rank
         self.noise = VariationalNoise(config.training.variational_noise)
         self.skipped = SkippedSteps(config.training.skip_limit)
+
+    def train(self, mode: bool = True) -> "TrainingTask":
+        """As any module's, but what is frozen has no dropout, and its batch norm stays as it is."""
+        super().train(mode)
+        for part in self.frozen:
+            part.eval()
+        return self
 
     def on_fit_start(self) -> None:
         name = "skipped.jsonl" if self.global_rank == 0 else f"skipped.{self.global_rank}.jsonl"
@@ -256,6 +265,14 @@ def leave_alone(model: Model, config: TrainingConfig) -> None:
         model.head.requires_grad_(False)
     if model.transducer and not config.transducer:
         model.transducer.requires_grad_(False)
+    for part in frozen_parts(model, config):
+        part.requires_grad_(False)
+
+
+def frozen_parts(model: Model, config: TrainingConfig) -> list[torch.nn.Module]:
+    """What --training.freeze names."""
+    parts = {"encoder": model.encoder, "ctc": model.head, "transducer": model.transducer}
+    return [parts[name] for name in config.freeze]
 
 
 def _ctc_losses(

@@ -3,12 +3,13 @@
 # decoding -> table of word error rates. The speech is made by espeak-ng: it shows that everything works
 # and says nothing about recognising people.
 #
-#   bash recipes/demo/run.sh [--attention NAME] [--encoder conformer|fastconformer] [--stage K]
-#        [--stop-stage K] [--out DIR] [--data DIR] [-- OPTIONS OF train.py]
+#   bash recipes/demo/run.sh [--attention NAME] [--encoder conformer|fastconformer]
+#        [--head ctc|transducer|hybrid] [--stage K] [--stop-stage K] [--out DIR] [--data DIR] [-- OPTIONS OF train.py]
 #
 # --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent,
 #                   or several with commas, one a layer, repeated over the layers: mala,mala,mala,softmax.
 # --encoder NAME    conformer (40 ms frames) or fastconformer (80 ms frames by depthwise subsampling: cheaper).
+# --head NAME       ctc (the default), transducer, or hybrid: both, each decoded by itself.
 # --data DIR   where the corpus is made (default data/demo).
 #
 # Stages: 0 corpus, 1 tokenizer, 2 language model, 3 training, 4 decoding.
@@ -18,10 +19,11 @@ parse_options "$@"
 data=${data:-${data_root:-data/demo}}
 name=$attention
 [ "$encoder" = conformer ] || name=$encoder-$name
+[ "$head" = ctc ] || name=$name-$head
 out=${out:-exp/demo/$name}
 config=recipes/demo/${encoder}_xs.yaml
 [ -f "$config" ] || die "--encoder $encoder: choose conformer or fastconformer"
-training=(--config "$config" --attention "$attention" --out "$out"
+training=(--config "$config" --head "$head" --attention "$attention" --out "$out"
   --data.folder "$data" --data.tokenizer "$data/tokenizer.model" --resume auto)
 check_training "${training[@]}"
 
@@ -35,6 +37,6 @@ stage 3 "training" "$out/.training.done" \
   "${train_options[@]+"${train_options[@]}"}" -- \
   python train.py "${training[@]}" "${train_options[@]+"${train_options[@]}"}"
 stage 4 "decoding" "$out/.decoding.done" "$data/dev.jsonl" "$data/test.jsonl" -- \
-  python decode.py --checkpoint "$out/checkpoints/last.ckpt" --attention "$attention" \
-  --data "$data" --splits test --lm "$data/3gram.bin" --out "$out/results"
-[ "$done_before" != 4 ] || cat "$out/results/table.txt"
+  decode "$out/results" --checkpoint "$out/checkpoints/last.ckpt" --attention "$attention" \
+  --data "$data" --splits test --lm "$data/3gram.bin"
+[ "$done_before" != 4 ] || show_tables "$out/results"

@@ -3,12 +3,14 @@
 # dev-other, test-clean and test-other.
 #
 #   bash recipes/librispeech/run.sh [--attention NAME] [--encoder conformer|fastconformer] [--size s|m|l]
-#        [--devices N] [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
+#        [--head ctc|transducer|hybrid] [--devices N] [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
 #        [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
 #
 # --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent,
 #                   or several with commas, one a layer, repeated over the layers: mala,mala,mala,softmax.
 # --encoder NAME    conformer (40 ms frames) or fastconformer (80 ms frames by depthwise subsampling: cheaper).
+# --head NAME       ctc (the default), transducer, or hybrid: both, each decoded by itself.
+#                   With either transducer, conformer of size s is the Conformer paper's, with its 1000 pieces.
 # --data-root DIR   LibriSpeech in its own layout; without it all seven archives are downloaded from
 #                   OpenSLR 12 (61 GB, and as much again unpacked) to data/downloads.
 # --lm-text FILE    build the 4-gram from this text; without it OpenSLR 11's 4-gram is downloaded.
@@ -27,11 +29,16 @@ splits=(train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test
 data=${data:-data/librispeech}
 name=$attention-$size
 [ "$encoder" = conformer ] || name=$encoder-$name
+[ "$head" = ctc ] || name=$name-$head
 out=${out:-exp/librispeech/$name}
 config=recipes/librispeech/${encoder}_$size.yaml
+pieces=256 tokenizer=tokenizer
+if [ "$head" != ctc ] && [ "$encoder-$size" = conformer-s ]; then
+  config=recipes/librispeech/conformer_s_transducer.yaml pieces=1000 tokenizer=tokenizer-1000
+fi
 [ -f "$config" ] || die "--encoder $encoder, --size $size: choose conformer or fastconformer, and s, m or l"
-training=(--config "$config" --attention "$attention" --out "$out" --training.devices "$devices"
-  --data.folder "$data/packed" --data.tokenizer "$data/tokenizer.model" --resume auto)
+training=(--config "$config" --head "$head" --attention "$attention" --out "$out" --training.devices "$devices"
+  --data.folder "$data/packed" --data.tokenizer "$data/$tokenizer.model" --resume auto)
 check_training "${training[@]}"
 
 source=(--root data/downloads --download full)
@@ -59,17 +66,17 @@ stage 0 "corpus" "$data/.corpus.done" "$data_root" -- \
   --splits "${splits[@]}"
 stage 1 "packing" "$data/.packing.done" "${manifests[@]/#/$data/}" -- \
   python -m data_prep.pack --data "$data" --splits "${splits[@]}"
-stage 2 "tokenizer" "$data/.tokenizer.done" "${train_manifests[@]/#/$data/}" -- \
-  python -m asr.data.tokenizer --pieces 256 --out "$data/tokenizer.model" \
+stage 2 "tokenizer" "$data/.$tokenizer.done" "${train_manifests[@]/#/$data/}" -- \
+  python -m asr.data.tokenizer --pieces "$pieces" --out "$data/$tokenizer.model" \
   --manifest "${train_manifests[@]/#/$data/}"
 stage 3 "language model" "$data/.lm.done" "$lm_text" -- \
   language_model "${lm[@]}" --out "$data/4gram.bin" --dev "$data/dev-clean.jsonl"
 stage 4 "training" "$out/.training.done" \
-  "$config" "$data/tokenizer.model" "${manifests[@]/#/$data/packed/}" \
+  "$config" "$data/$tokenizer.model" "${manifests[@]/#/$data/packed/}" \
   "${train_options[@]+"${train_options[@]}"}" -- \
   python train.py "${training[@]}" "${train_options[@]+"${train_options[@]}"}"
 stage 5 "decoding" "$out/.decoding.done" "${manifests[@]/#/$data/packed/}" -- \
-  python decode.py --checkpoint "$out/checkpoints/best.ckpt" --attention "$attention" --data "$data/packed" \
+  decode "$out/results" --checkpoint "$out/checkpoints/best.ckpt" --attention "$attention" --data "$data/packed" \
   --splits dev-clean dev-other test-clean test-other --tune-on dev-clean dev-other \
-  --lm "$data/4gram.bin" --out "$out/results"
-[ "$done_before" != 5 ] || cat "$out/results/table.txt"
+  --lm "$data/4gram.bin"
+[ "$done_before" != 5 ] || show_tables "$out/results"

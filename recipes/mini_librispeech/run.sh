@@ -3,12 +3,13 @@
 # work on real speech, a CPU (--size xs).
 #
 #   bash recipes/mini_librispeech/run.sh [--attention NAME] [--encoder conformer|fastconformer] [--size s|xs]
-#        [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
+#        [--head ctc|transducer|hybrid] [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
 #        [--synthetic HOURS|no] [--synthetic-steps N] [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
 #
 # --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent,
 #                   or several with commas, one a layer, repeated over the layers: mala,mala,mala,softmax.
 # --encoder NAME    conformer (40 ms frames) or fastconformer (80 ms frames by depthwise subsampling: cheaper).
+# --head NAME       ctc (the default), transducer, or hybrid: both, each decoded by itself.
 # --data-root DIR   a folder in LibriSpeech's layout with train-clean-5 and dev-clean-2 (or dev-clean-half,
 #                   or dev-clean); without it the corpus is downloaded from OpenSLR (0.46 GB).
 # --lm-text FILE    text for 3-gram and 4-gram LMs, plain, .gz or .xz, one sentence a line; without it
@@ -34,10 +35,11 @@ synthetic_steps=${synthetic_steps:-800}
 data=${data:-data/mini_librispeech}
 name=$attention-$size
 [ "$encoder" = conformer ] || name=$encoder-$name
+[ "$head" = ctc ] || name=$name-$head
 out=${out:-exp/mini_librispeech/$name}
 config=recipes/mini_librispeech/${encoder}_$size.yaml
 [ -f "$config" ] || die "--encoder $encoder, --size $size: choose conformer or fastconformer, and s or xs"
-training=(--config "$config" --attention "$attention" --out "$out" --training.devices "$devices"
+training=(--config "$config" --head "$head" --attention "$attention" --out "$out" --training.devices "$devices"
   --data.folder "$data" --data.tokenizer "$data/tokenizer.model" --resume auto)
 [ -n "$synthetic" ] || case "$encoder-$size" in conformer-xs) synthetic=0 ;; *) synthetic=no ;; esac
 [[ "$synthetic" =~ ^([0-9]+([.][0-9]+)?|no)$ ]] || die "--synthetic $synthetic: neither hours nor 'no'"
@@ -84,7 +86,7 @@ synthetic_speech() {
 
 decoding() {
   for lm in "$data"/?gram.bin; do
-    python decode.py "$@" --lm "$lm" --out "$out/results/$(basename "$lm" .bin)"
+    decode "$out/results/$(basename "$lm" .bin)" "$@" --lm "$lm"
   done
 }
 
@@ -122,6 +124,6 @@ stage 6 "decoding" "$out/.decoding.done" "$data/dev.jsonl" "$data/test.jsonl" --
   --splits dev test --tune-on dev
 if [ "$done_before" = 6 ]; then
   for lm in "$data"/?gram.bin; do # those of now: an earlier run may have left tables of others
-    cat "$out/results/$(basename "$lm" .bin)/table.txt"
+    show_tables "$out/results/$(basename "$lm" .bin)"
   done
 fi

@@ -36,7 +36,13 @@ def about(system: System) -> list[tuple[str, str]]:
     if "lm_weight" in known:
         tuned = known.get("tuned_on") or []
         how = f"tuned on {' + '.join(map(str, tuned))}" if tuned else "not tuned"
-        named = {"lm_weight": "LM weight", "word_score": "word score", "unknown_penalty": "unknown penalty"}
+        named = {
+            "lm_weight": "LM weight",
+            "word_score": "word score",
+            "unknown_penalty": "unknown penalty",
+            "ilm_weight": "ILM weight",
+            "ctc_weight": "CTC weight",
+        }
         weights = [f"{name} {known[field]}" for field, name in named.items() if field in known]
         lines.append(("LM", ", ".join([*weights, how])))
     lines.append(("command", str(known.get("command", ""))))

@@ -7,7 +7,7 @@ import torch
 from asr.data.batches import SpeechDataset, collate, make_batches
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer
-from asr.decoding.posteriors import compute_posteriors, log_probs_of, long_log_probs_of
+from asr.decoding.posteriors import compute_posteriors, log_probs_of, long_log_probs_of, spread
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
 from asr.model.ctc import BLANK
@@ -61,3 +61,9 @@ def test_a_long_recording_is_blank_where_no_sample_of_any_part_differs(at):
     for parts in (waveform, waveform.split(10_000), [waveform[:0], waveform[:1], waveform[1:]]):
         best = np.concatenate(list(long_log_probs_of(model, parts, ""))).argmax(1)
         assert (best == (BLANK if at is None else 3)).all()
+
+
+def test_utterances_to_tune_on_are_evenly_spread():
+    assert spread(list("abcdefghij"), 0) == list("abcdefghij") == spread(list("abcdefghij"), 99)
+    assert spread(list("abcdefghij"), 5) == list("acegi")
+    assert spread(list("abc"), 2) == list("ab")

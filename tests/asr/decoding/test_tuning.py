@@ -11,7 +11,7 @@ def valley(best: tuple[float, float, float]):
     """WER along which LM weight and word score make up for each other, as in real use."""
 
     def wer(weights: Weights) -> float:
-        weight, score, penalty = weights
+        weight, score, penalty, _ = weights
         across, along = score - best[1] - 2 * (weight - best[0]), weight - best[0]
         return 10 + across**2 + along**2 + 0.01 * (penalty - best[2]) ** 2
 
@@ -25,16 +25,32 @@ def test_tuning_goes_on_until_the_best_is_inside(best):
     found, tried = tune(valley(best))
     assert tried[found] == min(tried.values()) < 10.1
     assert not at_bounds(found)
-    assert found == pytest.approx(best, abs=1.0)
+    assert found == pytest.approx((*best, 0.0), abs=1.0)
     assert len(tried) < 150
 
 
 @pytest.mark.parametrize("best", [(9.0, 20.0, 60.0), (3.0, 40.0, 3.0), (1.0, -12.0, -50.0)])
 def test_a_bound_that_ends_it_is_named(best):
     found, _ = tune(valley(best))
-    assert found in ((5.0, *found[1:]), (found[0], 15.0, found[2]), (found[0], -5.0, found[2]))
+    assert found.lm_weight == 5.0 or found.word_score in (15.0, -5.0)
     assert at_bounds(found)
     assert all(low <= value <= high for low, value, high in zip(LEAST, found, MOST, strict=True))
+
+
+@pytest.mark.parametrize("ilm_weight", [0.0, 0.3, 0.75])
+def test_the_ilm_weight_is_tuned_where_there_is_one(ilm_weight):
+    plain = valley((0.9, 1.0, 4.0))
+
+    def wer(weights: Weights) -> float:
+        return plain(weights) + (weights.ilm_weight - ilm_weight) ** 2
+
+    found, tried = tune(wer, internal=True)
+    assert found.ilm_weight == pytest.approx(ilm_weight, abs=0.05) and not at_bounds(found)
+    lines = format_surface(tried).splitlines()
+    assert lines[-2].startswith("ILM weight") and lines[-4].startswith("unknown penalty")
+    others = found[:3]
+    assert len(lines[-2].split()) - 2 == sum(point[:3] == others for point in tried) == len(lines[-1].split())
+    assert not any(point.ilm_weight for point in tune(wer)[1])
 
 
 def test_an_lm_that_only_harms_is_not_used():

@@ -12,7 +12,7 @@ from asr.checkpoints.checkpoint import Recipe, load_model, read_checkpoint, writ
 from asr.checkpoints.export import export
 from asr.data.batches import Batch, TrainingSampler
 from asr.data.manifest import read_manifest, write_manifest
-from asr.data.tokenizer import train_tokenizer
+from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.errors import UserError
 from asr.files import locked
 from asr.model.config import ModelConfig
@@ -155,9 +155,9 @@ class TestGoingOnWithOtherOptions:
         return check
 
     def test_what_would_make_it_another_run_is_refused(self, refused):
-        # See test_distillation for some, and TestHeads for the transducer's weight.
-        of_transducers = ("transducer", "variational_noise")
-        fixed = [name for name in FIXED if not name.startswith("distil_") and name not in of_transducers]
+        # See test_distillation for some, and TestHeads for the transducer's weight and what is frozen.
+        elsewhere = ("transducer", "variational_noise", "freeze")
+        fixed = [name for name in FIXED if not name.startswith("distil_") and name not in elsewhere]
         others = dict.fromkeys(fixed, "9") | {
             "intermediate": "0.3",
             "average": "0.9",
@@ -346,6 +346,44 @@ class TestHeads:
             r"% of the model taken from .*new: transducer\..*; dropped: nothing", capsys.readouterr().out
         )
 
+    def test_what_is_frozen_stays_and_the_rest_learns(self, run):
+        before = run("--training.average", "0")
+        path = str(before / "checkpoints" / "last.ckpt")
+        frozen = ("--training.freeze", "[encoder,ctc]", "--training.ctc", "0", "--encoder.dropout", "0.5")
+        options = ("--init", path, "--head", "hybrid", *self.SMALL, *frozen, "--training.average", "0")
+        old, new = last(before)["state_dict"], last(run(*options, out="b"))["state_dict"]
+        assert [name for name, value in old.items() if not torch.equal(value, new[name])] == []
+        started = last(run(*options, "--training.peak_lr", "1e-12", out="c"))["state_dict"]
+        assert all(not torch.equal(new[name], value) for name, value in started.items() if name not in old)
+
+    def test_a_frozen_encoder_has_no_dropout(self, corpus):
+        config = parse_config(["--out", "x", "--head", "hybrid"])
+        config = dataclasses.replace(
+            config, training=dataclasses.replace(config.training, freeze=["encoder"])
+        )
+        task = TrainingTask(config, Tokenizer.load(corpus / "tokenizer.model"))
+        task.train()
+        modes = {name: module.training for name, module in task.model.named_modules() if name}
+        assert {name.split(".")[0] for name, mode in modes.items() if mode} == {
+            "frontend",
+            "head",
+            "transducer",
+        }
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--head", "hybrid"], "random weights would stay so; it wants --init"),
+            (["--init", "PATH"], "no loss is left that trains anything"),
+            (["--init", "PATH", "--head", "transducer"], "there is no ctc; --head is transducer"),
+        ],
+    )
+    def test_freezing_what_would_leave_nothing_to_learn_is_refused(self, run, options, message):
+        path = str(run() / "checkpoints" / "last.ckpt")
+        options = [path if option == "PATH" else option for option in options]
+        with pytest.raises(UserError, match=rf"^--training.freeze encoder ctc: {message}"):
+            run("--training.freeze", "[encoder,ctc]", *options, out="b")
+
     def test_either_head_decodes(self, run, corpus, tmp_path):
         path = run("--head", "hybrid", *self.SMALL) / "checkpoints" / "last.ckpt"
         arguments = ["--checkpoint", str(path), "--data", str(corpus), "--splits", "test", "--device", "cpu"]
@@ -364,10 +402,19 @@ class TestHeads:
             (tmp_path / name / "test.none.hyp.trn").read_text() for name in ("None", "ctc", "transducer")
         ]
         assert texts[0] == texts[2] != texts[1]
-        refused = r"^--lm lm.bin: not with a transducer yet; --head ctc"
-        with pytest.raises(UserError, match=refused):
-            out = ("--out", str(tmp_path / "x"))
-            decode.main([*arguments, *out, "--lm", "lm.bin", "--head", "transducer"])
+        out = ("--out", str(tmp_path / "x"))
+        for options, refused in (
+            (("--stream", "-"), r"^--stream -: not with a transducer yet; --head ctc"),
+            (("--data", str(corpus), "--splits", "test", *out), r"^--lm lm.bin: no such language model"),
+        ):
+            with pytest.raises(UserError, match=refused):
+                lm = (
+                    ()
+                    if "--stream" in options
+                    else ("--lm", "lm.bin", "--lm-weight", "1", "--word-score", "0")
+                )
+                lm += ("--unknown-penalty", "0") if lm else ()
+                decode.main(["--checkpoint", str(path), *options, *lm, "--head", "transducer"])
 
     @pytest.mark.parametrize(
         ("head", "lm", "chosen"),
