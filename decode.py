@@ -21,8 +21,10 @@ its inner folders are kept.
 
 --stream writes words while they are spoken, for as long as anyone speaks, at constant memory: a word is
 final once the next begins; on a terminal the last one changes in place, and --format json gives a line a
-change. - is standard input: raw 16-bit samples at 16 kHz, one channel, or WAV of these. It wants a model
-trained with --frontend.normalise running and --training.chunks, and decodes greedily.
+change. - is standard input: raw 16-bit samples at 16 kHz, one channel, or WAV of these. A pause ends an
+utterance: a line of its own, or in JSON its text ("final") with start and end. It wants a model trained with
+--frontend.normalise running and --training.chunks. With --lm, beam search goes on from chunk to chunk; give
+its weights, or none will be tuned.
 """
 
 import argparse
@@ -30,6 +32,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +46,7 @@ from asr.data.pcm import read_pcm
 from asr.data.style import Style, style_of
 from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, MOST_BEAM
+from asr.decoding.live import PAUSE, BeamWords, Session, paced, show
 from asr.decoding.posteriors import Posteriors, compute_encoded, compute_posteriors, pool_posteriors
 from asr.decoding.transcription import (
     FORMATS,
@@ -59,12 +63,14 @@ from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError, run_program
 from asr.model.device import add_device_options, autocast, choose_device, choose_dtype, describe
 from asr.model.recogniser import Model
+from asr.model.streaming import CHUNK_SECONDS, refuse_to_stream
 from asr.processes import cpu_count
 
 if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool
 
 LONGEST_CHUNK_MS = 60_000
+LONGEST_PAUSE = 60
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -101,7 +107,8 @@ def main(argv: list[str] | None = None) -> int:
 def choose_head(args: argparse.Namespace, recipe: Recipe) -> str:
     """The head to decode with; raises UserError where it is not there, or cannot do what is asked for."""
     heads = recipe.model.heads
-    wants_ctc = [option for option in ("lm", "stream", "segment_seconds") if getattr(args, option)]
+    options = "lm", "stream", "segment_seconds", "chunk_ms"
+    wants_ctc = [option for option in options if getattr(args, option)]
     head = args.head or ("ctc" if wants_ctc and "ctc" in heads else heads[0])
     if head not in heads:
         raise UserError(f"--head {head}: {args.checkpoint} has none; its head is {recipe.model.head}")
@@ -124,6 +131,10 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     )
     from asr.scoring.report.write import report_on
 
+    chunk = 0
+    if args.chunk_ms:
+        refuse_to_stream(model)
+        chunk = model.framing.frames_in(args.chunk_ms / 1000)
     tuned_on = _dev_splits(args) if args.lm and not args.weights else []
     manifests = _read_manifests(args, tuned_on)
     styles = _styles(args, recipe.tokenizer, manifests)
@@ -131,7 +142,7 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     started, rows, tuning = time.monotonic(), [], 0.0
     # The pool first: an LM that cannot be used should say so before the acoustic model runs.
     with _beam_pool(args, recipe) if args.lm else nullcontext() as pool:
-        compute = compute_posteriors if args.head == "ctc" else compute_encoded
+        compute = partial(compute_posteriors, chunk=chunk) if args.head == "ctc" else compute_encoded
         outputs = {
             split: compute(
                 model, utterances, recipe.tokenizer, args.batch_seconds, f"{split}, acoustic model"
@@ -172,6 +183,8 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     }
     if written := {split: str(styles[split]) for split in args.splits if styles[split] != Style()}:
         about["scored"] = written
+    if args.chunk_ms:
+        about["chunk_ms"] = args.chunk_ms
     if args.lm:
         about |= {**weights._asdict(), "tuned_on": tuned_on}
     if surface:
@@ -193,9 +206,7 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
         return go(TransducerDecoder(recipe.tokenizer, model.framing.seconds, model.transducer))
     if not args.lm:
         return go(GreedyDecoder(recipe.tokenizer, model.framing.seconds))
-    weights = args.weights or UNTUNED
-    if not args.weights:
-        print(f"{weights}, not tuned", file=sys.stderr)
+    weights = _weights(args)
     with _beam_pool(args, recipe) as pool:
         seconds = model.framing.seconds
         return go(LMDecoder(recipe.tokenizer, seconds, pool, weights, together=SEGMENTS * args.jobs))
@@ -203,9 +214,15 @@ def transcribe(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
 
 def stream(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
     """Write the words of a file or of standard input while they are spoken."""
-    from asr.decoding.live import Session, paced, show
+    words = None
+    if args.lm:
+        from asr.decoding.beam import BeamDecoder
 
-    session = Session(model, recipe.tokenizer, args.chunk_ms / 1000)
+        decoder = BeamDecoder(args.lm, recipe.tokenizer, args.beam, fold=args.case == "fold")
+        weights = _weights(args)
+        words = BeamWords(recipe.tokenizer, model.framing.seconds, decoder, weights)
+    seconds = args.chunk_ms / 1000 if args.chunk_ms else CHUNK_SECONDS
+    session = Session(model, recipe.tokenizer, seconds, words, args.pause)
     if str(args.stream) == "-":
         blocks = read_pcm(sys.stdin.fileno(), "--stream -")
     else:
@@ -213,6 +230,13 @@ def stream(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
         blocks = paced(blocks) if args.real_time else blocks
     show(session, blocks, args.format, sys.stdout)
     return 0
+
+
+def _weights(args: argparse.Namespace) -> Weights:
+    """Those that are given, or else untuned ones, and a word of it."""
+    if not args.weights:
+        print(f"{UNTUNED}, not tuned", file=sys.stderr)
+    return args.weights or UNTUNED
 
 
 def _beam_pool(args: argparse.Namespace, recipe: Recipe) -> "BeamPool":
@@ -307,7 +331,18 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--splits", nargs="+", default=[], help="splits to decode, such as test-clean test-other")
     add("--audio", nargs="+", type=Path, help="transcribe these instead: recordings, folders, lists of them")
     add("--stream", type=Path, help="write the words of this file, or of standard input (-), as they come")
-    add("--chunk-ms", type=float, default=640.0, help="of --stream: a chunk's length (%(default)g)")
+    add(
+        "--chunk-ms",
+        type=float,
+        help="a chunk's length: of --stream (default 640), or, with --data, hear no more at once, as a stream "
+        "does (default: all of each recording)",
+    )
+    add(
+        "--pause",
+        type=float,
+        default=PAUSE,
+        help="of --stream: seconds without a word that end an utterance; 0: nothing does (%(default)g)",
+    )
     add("--real-time", action="store_true", help="of --stream FILE: at the speed of speech")
     add(
         "--format", choices=FORMATS, default="txt", help="of transcripts (%(default)s); json has words' times"
@@ -355,8 +390,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         _check_stream(args)
     elif bool(args.audio) == bool(args.data):
         raise UserError("give either --data with --splits, or --audio, or --stream")
-    if not args.stream and (args.real_time or args.chunk_ms != parser.get_default("chunk_ms")):
-        raise UserError("--real-time and --chunk-ms want --stream")
+    if args.chunk_ms is not None:
+        if args.audio:
+            raise UserError("--chunk-ms wants --stream or --data")
+        if not 0 < args.chunk_ms <= LONGEST_CHUNK_MS:
+            raise UserError(f"--chunk-ms {args.chunk_ms:g}: must be positive, and {LONGEST_CHUNK_MS} at most")
+    if not args.stream and (args.real_time or args.pause != PAUSE):
+        raise UserError("--real-time and --pause want --stream")
     if args.data and (args.timestamps or args.format != "txt"):
         raise UserError("--timestamps and --format want --audio")
     if args.segment_seconds and not args.audio:
@@ -402,16 +442,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _check_stream(args: argparse.Namespace) -> None:
     """Raise UserError for what does not go with --stream."""
-    if args.lm:
-        raise UserError("--lm: beam search does not go on from chunk to chunk yet; --stream decodes greedily")
     others = {"--data": args.data, "--audio": args.audio, "--splits": args.splits, "--out": args.out}
     for option, value in {**others, "--timestamps": args.timestamps}.items():
         if value:
             raise UserError(f"{option}: does not go with --stream; --format json gives the words' times")
     if args.format not in ("txt", "json"):
         raise UserError(f"--format {args.format}: --stream writes txt or json; for captions take --audio")
-    if not 0 < args.chunk_ms <= LONGEST_CHUNK_MS:
-        raise UserError(f"--chunk-ms {args.chunk_ms:g}: must be positive, and {LONGEST_CHUNK_MS} at most")
+    if not 0 <= args.pause <= LONGEST_PAUSE:
+        raise UserError(f"--pause {args.pause:g}: must lie between 0 and {LONGEST_PAUSE} seconds")
     if args.real_time and str(args.stream) == "-":
         raise UserError("--real-time: standard input comes at its own speed; it wants --stream FILE")
 
