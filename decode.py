@@ -334,8 +334,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--chunk-ms",
         type=float,
-        help="a chunk's length: of --stream (default 640), or, with --data, hear no more at once, as a stream "
-        "does (default: all of each recording)",
+        help="a chunk's length: of --stream (default 640); with --data, decode chunk by chunk, as a stream "
+        "does (default: with all of each recording in sight)",
     )
     add(
         "--pause",

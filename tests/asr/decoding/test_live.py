@@ -1,5 +1,6 @@
 """Words while they are spoken, against the words of the whole."""
 
+import copy
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import pty
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -108,13 +110,14 @@ def test_beam_search_does_not_depend_on_how_frames_are_cut(tokenizer, lm, look_b
 def spelt(tokenizer, text: str, blanks: int = 0) -> np.ndarray:
     """Posteriors of a text, a frame a piece and a blank after it, and blanks."""
     path = [item for piece in tokenizer.encode(text) for item in (piece, 0)] + [0] * blanks
-    return np.log(np.eye(tokenizer.pieces + 1)[path] * 0.9 + 0.1 / 30).astype(np.float32)
+    return np.log(np.eye(tokenizer.pieces + 1)[path] * 0.999 + 1e-6).astype(np.float32)
 
 
 def test_stable_words_are_said_at_once_and_silence_keeps_nothing(tokenizer, lm):
     words = BeamWords(tokenizer, 0.04, BeamDecoder(lm, tokenizer, beam=20), WEIGHTS)
     heard = [words.push(spelt(tokenizer, "THE CAT SAT ON THE MAT", 20)) for _ in range(4)]
-    assert [word.text for word in heard[1].words][:3] == ["THE", "CAT", "SAT"]
+    said = [word.text for word in heard[0].words + heard[1].words]
+    assert said[:6] == ["THE", "CAT", "SAT", "ON", "THE", "MAT"]  # long before the end
     for _ in range(30):
         heard.append(words.push(spelt(tokenizer, "", 100)))
     assert len(words._held) <= 275 and len(words._decoder._spellings.parent) < 25_000
@@ -226,6 +229,59 @@ def test_programs_read_files_and_pipes_alike(checkpoint):
         len(samples) / 32000, abs=1e-3
     )
     assert len(lines) >= 2
+
+
+def test_a_pause_ends_an_utterance(checkpoint):
+    _, model, tokenizer, path = checkpoint
+    waveform, model = audio.load(path).repeat(2), copy.deepcopy(model)
+    log_probs, _ = model(waveform[None], torch.tensor([len(waveform)]), 16)
+    with torch.no_grad():  # blanks in half of the frames
+        model.head.project.bias[0] += (log_probs[0, :, 1:].amax(1) - log_probs[0, :, 0]).median() + 0.01
+    whole, cut = Session(model, tokenizer, pause=0.0), Session(model, tokenizer, pause=0.08)
+    words = whole.feed(waveform).words + whole.finish().words
+    parts = [cut.feed(part) for part in waveform.split(3000)] + [cut.finish()]
+    ended = [utterance for part in parts for utterance in part.ended]
+    assert len(ended) > 1
+    assert sum(len(part.words) for part in parts) == sum(len(item.text.split()) for item in ended)
+    assert "".join(item.text for item in ended).replace(" ", "") == "".join(word.text for word in words)
+    assert all(a.end <= b.start for a, b in pairwise(ended)) and ended[0].start == words[0].start
+    out = {form: io.StringIO() for form in ("txt", "json")}
+    for form, file in out.items():
+        show(Session(model, tokenizer, pause=0.08), waveform.split(3000), form, file)
+    assert out["txt"].getvalue().splitlines() == [item.text for item in ended]
+    lines = map(json.loads, out["json"].getvalue().splitlines())
+    assert [(line["final"], line["start"], line["end"]) for line in lines if "final" in line] == [
+        (item.text, item.start, item.end) for item in ended
+    ]
+
+
+def test_with_an_lm_a_stream_says_what_the_search_over_the_whole_finds(checkpoint, corpus, tmp_path, capsys):
+    path, model, tokenizer, recording = checkpoint
+    lm = tmp_path / "lm.bin"
+    estimate([corpus / "lm.txt"], 3, lm, estimator="own")
+    weights = ["--lm-weight", "0.5", "--word-score", "1", "--unknown-penalty", "2"]
+    options = ["--checkpoint", str(path), "--device", "cpu", "--lm", str(lm), *weights]
+    decode.main([*options, "--stream", str(recording), "--pause", "0"])
+    waveform = audio.load(recording)
+    log_probs, _ = model(waveform[None], torch.tensor([len(waveform)]), 16)
+    decoder = BeamDecoder(lm, tokenizer)
+    expected = tokenizer.decode(decoder.decode(log_probs[0].detach().numpy(), Weights(0.5, 1.0, 2.0)))
+    assert expected and capsys.readouterr().out == expected + "\n"
+
+
+def test_splits_are_decoded_in_chunks(checkpoint, corpus, tmp_path):
+    """In batches, and one by one where they are longer: as in a stream."""
+    path, model, tokenizer, _ = checkpoint
+    options = ["--checkpoint", str(path), "--device", "cpu", "--data", str(corpus), "--splits", "test"]
+    options += ["--chunk-ms", "640"]
+    for folder, seconds in (("batches", "60"), ("alone", "0.5")):
+        decode.main([*options, "--out", str(tmp_path / folder), "--batch-seconds", seconds])
+        about = json.loads((tmp_path / folder / "wer.json").read_text())
+        assert about["chunk_ms"] == 640
+        found = (tmp_path / folder / "test.none.jsonl").read_text().splitlines()
+        for line, utterance in zip(found, read_manifest(corpus / "test.jsonl"), strict=True):
+            words = words_of_the_whole(model, tokenizer, audio.load(utterance.audio))
+            assert json.loads(line)["hyp"].split() == words
 
 
 def test_on_a_terminal_the_line_is_written_over(checkpoint):
