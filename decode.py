@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from asr.attention.fused import set_mode
+from asr.attention.linear import CentredAttention
 from asr.checkpoints.checkpoint import Recipe, check_tokenizer, load_model
 from asr.data import audio
 from asr.data.manifest import Utterance, read_manifest
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
 
 LONGEST_CHUNK_MS = 60_000
 LONGEST_PAUSE = 60
+SHORTEST_HALF_LIFE = 0.1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         check_tokenizer(args.checkpoint, recipe, Tokenizer.load(args.tokenizer))
     args.head = choose_head(args, recipe)
     set_mode(args.kernels)
+    if args.forget:
+        let_forget(model, args.forget)
     model.to(device)
     try:
         with autocast(device, choose_dtype(args.precision, device)):
@@ -102,6 +106,17 @@ def main(argv: list[str] | None = None) -> int:
             "(--device cpu)"
         ) from None
     return 0
+
+
+def let_forget(model: Model, seconds: float) -> None:
+    """Give the linear-time layers a half-life; raises UserError where there are none that forget."""
+    layers = [block.attention for block in model.encoder.blocks]
+    able = [layer for layer in layers if isinstance(layer, CentredAttention)]
+    if not able:
+        names = ", ".join(model.encoder.mechanisms)
+        raise UserError(f"--forget {seconds:g}: this model's attention ({names}) does not forget")
+    for layer in able:
+        layer.forget(seconds / model.framing.seconds)
 
 
 def choose_head(args: argparse.Namespace, recipe: Recipe) -> str:
@@ -183,8 +198,7 @@ def evaluate(args: argparse.Namespace, model: Model, recipe: Recipe) -> None:
     }
     if written := {split: str(styles[split]) for split in args.splits if styles[split] != Style()}:
         about["scored"] = written
-    if args.chunk_ms:
-        about["chunk_ms"] = args.chunk_ms
+    about |= {name: value for name in ("chunk_ms", "forget") if (value := getattr(args, name))}
     if args.lm:
         about |= {**weights._asdict(), "tuned_on": tuned_on}
     if surface:
@@ -343,6 +357,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=PAUSE,
         help="of --stream: seconds without a word that end an utterance; 0: nothing does (%(default)g)",
     )
+    add(
+        "--forget",
+        type=float,
+        help="seconds after which, and before which, a frame counts half to linear-time attention, whatever the "
+        "model was trained with; 5 suits recordings of many speakers",
+    )
     add("--real-time", action="store_true", help="of --stream FILE: at the speed of speech")
     add(
         "--format", choices=FORMATS, default="txt", help="of transcripts (%(default)s); json has words' times"
@@ -390,6 +410,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         _check_stream(args)
     elif bool(args.audio) == bool(args.data):
         raise UserError("give either --data with --splits, or --audio, or --stream")
+    if args.forget is not None and not SHORTEST_HALF_LIFE <= args.forget <= 400:
+        raise UserError(f"--forget {args.forget:g}: must lie between {SHORTEST_HALF_LIFE} and 400 seconds")
     if args.chunk_ms is not None:
         if args.audio:
             raise UserError("--chunk-ms wants --stream or --data")
