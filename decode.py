@@ -25,19 +25,23 @@ telephone call apart, to DIR/NAME.0.txt and DIR/NAME.1.txt.
 
 --stream writes words while they are spoken, for as long as anyone speaks, at constant memory: a word is
 final once the next begins; on a terminal the last one changes in place, and --format json gives a line a
-change. - is standard input: raw 16-bit samples at 16 kHz, one channel, or WAV of these. It wants a model
-trained with --frontend.normalise running and --training.chunks, and decodes greedily.
+change. - is standard input: raw 16-bit samples at 16 kHz, one channel, or WAV of these. A pause ends an
+utterance: a line of its own, or in JSON its text ("final") with start and end. It wants a model trained with
+--frontend.normalise running and --training.chunks. With --lm, beam search goes on from chunk to chunk; give
+its weights, or none will be tuned.
 """
 
 import argparse
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from asr.attention.linear import CentredAttention
 from asr.checkpoints.checkpoint import Recipe, check_tokenizer
 from asr.data import audio
 from asr.data.manifest import Utterance, find_manifest, read_manifest
@@ -46,6 +50,7 @@ from asr.data.recordings import EACH, MIX
 from asr.data.style import Style, style_of
 from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, EXPANSIONS, MOST_BEAM, MOST_EXPANSIONS, TRANSDUCER_BEAM
+from asr.decoding.live import PAUSE, BeamWords, Session, paced, show
 from asr.decoding.posteriors import (
     Encoded,
     Posteriors,
@@ -60,6 +65,7 @@ from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError, run_program
 from asr.model.device import add_device_options, autocast, describe
 from asr.model.recogniser import Model
+from asr.model.streaming import CHUNK_SECONDS, refuse_to_stream
 from asr.processes import cpu_count
 from asr.transcriber import LanguageModel, Transcriber, load
 
@@ -68,6 +74,8 @@ if TYPE_CHECKING:
     from asr.decoding.transducer_beam import TransducerSearch
 
 LONGEST_CHUNK_MS = 60_000
+LONGEST_PAUSE = 60
+SHORTEST_HALF_LIFE = 0.1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -91,6 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.tokenizer:
         check_tokenizer(args.checkpoint, recipe, Tokenizer.load(args.tokenizer))
     args.head = transcriber.head = choose_head(args, recipe)
+    if args.forget:
+        let_forget(model, args.forget)
     try:
         if args.audio:
             return transcribe(args, transcriber)
@@ -106,10 +116,21 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def let_forget(model: Model, seconds: float) -> None:
+    """Give the linear-time layers a half-life; raises UserError where there are none that forget."""
+    layers = [block.attention for block in model.encoder.blocks]
+    able = [layer for layer in layers if isinstance(layer, CentredAttention)]
+    if not able:
+        names = ", ".join(model.encoder.mechanisms)
+        raise UserError(f"--forget {seconds:g}: this model's attention ({names}) does not forget")
+    for layer in able:
+        layer.forget(seconds / model.framing.seconds)
+
+
 def choose_head(args: argparse.Namespace, recipe: Recipe) -> str:
     """The head to decode with; raises UserError where it is not there, or cannot do what is asked for."""
     heads = recipe.model.heads
-    wants_ctc = [option for option in ("stream", "segment_seconds") if getattr(args, option)]
+    wants_ctc = [name for name in ("stream", "segment_seconds", "chunk_ms") if getattr(args, name)]
     head = args.head or ("ctc" if (wants_ctc or args.lm) and "ctc" in heads else heads[0])
     if head not in heads:
         raise UserError(f"--head {head}: {args.checkpoint} has none; its head is {recipe.model.head}")
@@ -139,6 +160,10 @@ def evaluate(args: argparse.Namespace, transcriber: Transcriber) -> None:
     )
     from asr.scoring.report.write import report_on
 
+    chunk = 0
+    if args.chunk_ms:
+        refuse_to_stream(model)
+        chunk = model.framing.frames_in(args.chunk_ms / 1000)
     tuned_on = _dev_splits(args) if args.lm and not args.weights else []
     manifests = _read_manifests(args, tuned_on)
     styles = _styles(args, recipe.tokenizer, manifests)
@@ -147,7 +172,7 @@ def evaluate(args: argparse.Namespace, transcriber: Transcriber) -> None:
     # The pool first: an LM that cannot be used should say so before the acoustic model runs.
     with transcriber:
         pool = _beam_pool(args, transcriber) if args.lm else None
-        compute = compute_posteriors if args.head == "ctc" else compute_encoded
+        compute = partial(compute_posteriors, chunk=chunk) if args.head == "ctc" else compute_encoded
         outputs = {
             split: compute(
                 model, utterances, recipe.tokenizer, args.batch_seconds, f"{split}, acoustic model"
@@ -192,6 +217,7 @@ def evaluate(args: argparse.Namespace, transcriber: Transcriber) -> None:
     }
     if written := {split: str(styles[split]) for split in args.splits if styles[split] != Style()}:
         about["scored"] = written
+    about |= {name: value for name in ("chunk_ms", "forget") if (value := getattr(args, name))}
     if args.lm:
         about |= {**weights._asdict(), "tuned_on": tuned_on}
         if args.tune_utterances:
@@ -214,17 +240,22 @@ def transcribe(args: argparse.Namespace, transcriber: Transcriber) -> int:
     lm = _language_model(args) if args.lm else None
     with transcriber:
         if lm:
-            if not args.weights:
-                print(f"{lm.weights}, not tuned", file=sys.stderr)
+            _weights(args)
             _beam_pool(args, transcriber)  # says how words are looked up, before anything is transcribed
         return run(args.audio, output, lambda items: transcriber.transcribe_each(items, lm), args.channel)
 
 
 def stream(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
     """Write the words of a file or of standard input while they are spoken."""
-    from asr.decoding.live import Session, paced, show
+    words = None
+    if args.lm:
+        from asr.decoding.beam import BeamDecoder
 
-    session = Session(model, recipe.tokenizer, args.chunk_ms / 1000)
+        decoder = BeamDecoder(args.lm, recipe.tokenizer, args.beam or BEAM, fold=args.case == "fold")
+        weights = _weights(args)
+        words = BeamWords(recipe.tokenizer, model.framing.seconds, decoder, weights)
+    seconds = args.chunk_ms / 1000 if args.chunk_ms else CHUNK_SECONDS
+    session = Session(model, recipe.tokenizer, seconds, words, args.pause)
     if str(args.stream) == "-":
         blocks = read_pcm(sys.stdin.fileno(), "--stream -")
     else:
@@ -244,6 +275,13 @@ def _language_model(args: argparse.Namespace) -> LanguageModel:
         args.expansions,
         args.ctc_weight,
     )
+
+
+def _weights(args: argparse.Namespace) -> Weights:
+    """Those that are given, or else untuned ones, and a word of it."""
+    if not args.weights:
+        print(f"{UNTUNED}, not tuned", file=sys.stderr)
+    return args.weights or UNTUNED
 
 
 def _beam_pool(args: argparse.Namespace, transcriber: Transcriber) -> "BeamPool | TransducerSearch":
@@ -352,7 +390,24 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="of --audio: 0, 1, ...: that channel; mix: their mean; each (%(default)s)",
     )
     add("--stream", type=Path, help="write the words of this file, or of standard input (-), as they come")
-    add("--chunk-ms", type=float, default=640.0, help="of --stream: a chunk's length (%(default)g)")
+    add(
+        "--chunk-ms",
+        type=float,
+        help="a chunk's length: of --stream (default 640); with --data, decode chunk by chunk, as a stream "
+        "does (default: with all of each recording in sight)",
+    )
+    add(
+        "--pause",
+        type=float,
+        default=PAUSE,
+        help="of --stream: seconds without a word that end an utterance; 0: nothing does (%(default)g)",
+    )
+    add(
+        "--forget",
+        type=float,
+        help="seconds after which, and before which, a frame counts half to linear-time attention, whatever "
+        "the model was trained with; 5 suits recordings of many speakers",
+    )
     add("--real-time", action="store_true", help="of --stream FILE: at the speed of speech")
     add(
         "--format", choices=FORMATS, default="txt", help="of transcripts (%(default)s); json has words' times"
@@ -430,8 +485,15 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         _check_stream(args)
     elif bool(args.audio) == bool(args.data):
         raise UserError("give either --data with --splits, or --audio, or --stream")
-    if not args.stream and (args.real_time or args.chunk_ms != parser.get_default("chunk_ms")):
-        raise UserError("--real-time and --chunk-ms want --stream")
+    if args.forget is not None and not SHORTEST_HALF_LIFE <= args.forget <= 400:
+        raise UserError(f"--forget {args.forget:g}: must lie between {SHORTEST_HALF_LIFE} and 400 seconds")
+    if args.chunk_ms is not None:
+        if args.audio:
+            raise UserError("--chunk-ms wants --stream or --data")
+        if not 0 < args.chunk_ms <= LONGEST_CHUNK_MS:
+            raise UserError(f"--chunk-ms {args.chunk_ms:g}: must be positive, and {LONGEST_CHUNK_MS} at most")
+    if not args.stream and (args.real_time or args.pause != PAUSE):
+        raise UserError("--real-time and --pause want --stream")
     if args.data and (args.timestamps or args.format != "txt"):
         raise UserError("--timestamps and --format want --audio")
     if args.channel not in (MIX, EACH) and not (args.channel.isdecimal() and int(args.channel) < 1000):
@@ -499,16 +561,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _check_stream(args: argparse.Namespace) -> None:
     """Raise UserError for what does not go with --stream."""
-    if args.lm:
-        raise UserError("--lm: beam search does not go on from chunk to chunk yet; --stream decodes greedily")
     others = {"--data": args.data, "--audio": args.audio, "--splits": args.splits, "--out": args.out}
     for option, value in {**others, "--timestamps": args.timestamps}.items():
         if value:
             raise UserError(f"{option}: does not go with --stream; --format json gives the words' times")
     if args.format not in ("txt", "json"):
         raise UserError(f"--format {args.format}: --stream writes txt or json; for captions take --audio")
-    if not 0 < args.chunk_ms <= LONGEST_CHUNK_MS:
-        raise UserError(f"--chunk-ms {args.chunk_ms:g}: must be positive, and {LONGEST_CHUNK_MS} at most")
+    if not 0 <= args.pause <= LONGEST_PAUSE:
+        raise UserError(f"--pause {args.pause:g}: must lie between 0 and {LONGEST_PAUSE} seconds")
     if args.real_time and str(args.stream) == "-":
         raise UserError("--real-time: standard input comes at its own speed; it wants --stream FILE")
 

@@ -5,7 +5,7 @@ import os
 import sys
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -82,6 +82,14 @@ class CentredAttention(SelfAttention):
                 self.log_half_life = nn.Parameter(logs)
             else:
                 self.register_buffer("log_half_life", logs, persistent=False)
+
+    def forget(self, half_life: float) -> None:
+        """Let a trained layer forget from now on, with this half-life of encoded frames in all heads."""
+        self.options = replace(self.options, forget="fixed", half_life=half_life, spread=1.0)
+        if hasattr(self, "log_half_life"):
+            del self.log_half_life
+        logs = torch.full((self.heads,), math.log(half_life), device=self.query.weight.device)
+        self.register_buffer("log_half_life", logs, persistent=False)
 
     @property
     def forgets(self) -> bool:

@@ -1,5 +1,6 @@
 """Beam search with an n-gram LM, in this process or in several. The search itself is in search.py."""
 
+import heapq
 import math
 import multiprocessing
 import os
@@ -82,31 +83,117 @@ class BeamDecoder:
         Raises:
             ValueError: another number of classes than the tokenizer has.
         """
+        self.begin(weights)
+        self.push(log_probs)
+        return self.best()
+
+    def begin(self, weights: Weights) -> None:
+        """Begin a search that frames are pushed to; it ends where another one begins."""
+        self._now = self._factors(weights)
+        self._spellings = search.make_spellings(1)
+        self._born = np.zeros(1, np.int64)  # of each spelling, see ``settle``
+        search.begin(self._beam, self._spellings, self._work)
+        self._size, self._count = 1, 1
+
+    def push(self, log_probs: np.ndarray, born: int = 0) -> None:
+        """Search on through more frames: what is found does not depend on how they are cut.
+
+        Args:
+            log_probs: (n, classes) fp32, natural logarithms.
+            born: of pieces that are found in these frames, for ``settle``.
+
+        Raises:
+            ValueError: another number of classes than the tokenizer has.
+        """
         if log_probs.shape[1] != self._classes:
             raise ValueError(f"log_probs of {log_probs.shape[1]} classes; the tokenizer has {self._classes}")
         if self._remembered > MEMORY:
-            self._forget()
-        factors = self._factors(weights)
+            self._forget(self._size)
         probs = np.exp(log_probs.astype(np.float64))
-        spellings = search.make_spellings(1 + len(self._beam.node) * (len(probs) + 1))
-        search.begin(self._beam, spellings, self._work)
-        frame, size, count = 0, 1, 1
+        known = self._move(0, len(self._beam.node) * len(probs))
+        frame = 0
         while True:
-            frame, size, count, missing = search.advance(
+            frame, self._size, self._count, missing = search.advance(
                 probs,
                 frame,
                 self._beam,
-                size,
-                count,
-                spellings,
+                self._size,
+                self._count,
+                self._spellings,
                 self._lexicon,
                 self._memory,
-                factors,
+                self._now,
                 self._work,
             )
             if not missing:
-                return self._best(size, spellings, factors)
+                break
             self._ask(np.unique(self._work.missing[:missing]))
+        self._born[known : self._count] = born
+
+    def settle(self, until: int = -1) -> list[int]:
+        """Take out the pieces that all hypotheses begin with, which no later frame can change.
+
+        Args:
+            until: hypotheses that are not as the best one in what was born until then are dropped first.
+        """
+        if not self._size:
+            return []
+        parent, spelling = self._spellings.parent, self._beam.spelling
+        old = int(spelling[self._ranks().argmax()])
+        while old and self._born[old] > until:
+            old = int(parent[old])
+        if old:
+            self._keep(old)
+        ends = [-number for number in set(spelling[: self._size].tolist())]
+        heapq.heapify(ends)
+        while len(ends) > 1:  # the common ancestor: a parent has a lower number
+            number = -heapq.heappop(ends)
+            if -ends[0] != number:
+                heapq.heappush(ends, -int(parent[number]))
+        common = -ends[0]
+        pieces = self._pieces(common)
+        if common:
+            self._move(common, 0)
+        return pieces
+
+    def _keep(self, ancestor: int) -> None:
+        """Drop the prefixes that do not begin with a spelling."""
+        kept, beam = [], self._beam
+        for place, number in enumerate(beam.spelling[: self._size].tolist()):
+            while number > ancestor:
+                number = int(self._spellings.parent[number])
+            if number == ancestor:
+                kept.append(place)
+            else:
+                self._spellings.place[beam.spelling[place]] = EMPTY
+        for column in beam:
+            column[: len(kept)] = column[kept]
+        self._size = len(kept)
+
+    def _move(self, root: int, room: int) -> int:
+        """Spellings from ``root`` on to a new tree with room for more; how many there are."""
+        before, born, count = self._spellings, self._born, self._count
+        # Those of the beam and what leads to them: no more than all.
+        self._spellings = search.make_spellings(count + room)
+        renamed, self._count = search.move(
+            self._beam, self._size, before, count, root, self._spellings, self._classes
+        )
+        self._born = np.zeros(count + room, np.int64)
+        self._born[renamed] = born[:count]
+        return self._count
+
+    def _ranks(self) -> np.ndarray:
+        """Probabilities (size,) of the prefixes, their last words counted as they are."""
+        beam, size = self._beam, self._size
+        return (beam.blank[:size] + beam.piece[:size]) * beam.word[:size]
+
+    def _pieces(self, number: int) -> list[int]:
+        """Of a spelling."""
+        pieces = []
+        while number:
+            pieces.append(int(self._spellings.piece[number]))
+            number = int(self._spellings.parent[number])
+        return pieces[::-1]
 
     def _make_factors(self, weights: Weights) -> search.Factors:
         unknown = len(self._words) - 2
@@ -125,25 +212,18 @@ class BeamDecoder:
             weights.decimal, in_words, len(self._words), surprise, ahead, below, float(ahead.max())
         )
 
-    def _best(
-        self, size: int, spellings: search.Spellings, factors: search.Factors
-    ) -> tuple[list[int], float]:
-        """The pieces of the best prefix, its last word and the end counted."""
-        if not size:
+    def best(self) -> tuple[list[int], float]:
+        """The pieces of the best prefix, less those that settled; its last word and the end counted."""
+        if not self._size:
             return [], -math.inf
-        beam = self._beam
+        beam, factors, size = self._beam, self._now, self._size
         ends = [int(state) * factors.words + factors.words - 1 for state in beam.ended[:size]]
         self._ask(np.array([key for key in set(ends) if search.find(self._memory, key) < 0], np.int64))
         end_scores = np.array([self._memory.score[search.find(self._memory, end)] for end in ends])
-        masses = (beam.blank[:size] + beam.piece[:size]) * beam.word[:size]
         with np.errstate(divide="ignore"):
-            scores = np.log(masses) + factors.lm * end_scores
+            scores = np.log(self._ranks()) + factors.lm * end_scores
         best = int(scores.argmax())
-        number, pieces = int(beam.spelling[best]), []
-        while number:
-            pieces.append(int(spellings.piece[number]))
-            number = spellings.parent[number]
-        return pieces[::-1], float(scores[best] + self._work.log_scale[0])
+        return self._pieces(int(beam.spelling[best])), float(scores[best] + self._work.log_scale[0])
 
     def _ask(self, keys: np.ndarray) -> None:
         """Ask the LM for scores that are not in memory. A key is state * words + word."""
@@ -152,9 +232,7 @@ class BeamDecoder:
         for state, word in zip(states.tolist(), words.tolist(), strict=True):
             after = kenlm.State()
             scores.append(self._model.BaseScore(self._states[state], self._words[word], after))
-            numbers.append(self._numbers.setdefault(after, len(self._states)))
-            if len(self._numbers) > len(self._states):
-                self._states.append(after)
+            numbers.append(self._number(after))
         self._remembered += len(keys)
         if 2 * self._remembered > len(self._memory.key):
             room = power_of_two(4 * self._remembered)
@@ -163,11 +241,23 @@ class BeamDecoder:
             search.remember(self._memory, full.key[taken], full.score[taken], full.state[taken])
         search.remember(self._memory, keys, np.array(scores, np.float64), np.array(numbers, np.int64))
 
-    def _forget(self) -> None:
+    def _forget(self, size: int = 0) -> None:
+        """Begin the LM's memory anew; the states of the first ``size`` prefixes get new numbers in it."""
+        columns = self._beam.state[:size], self._beam.ended[:size]
+        kept = [[self._states[number] for number in column.tolist()] for column in columns]
         start = self._start()
         self._states, self._numbers = [start], {start: 0}
+        for column, states in zip(columns, kept, strict=True):
+            column[:] = [self._number(state) for state in states]
         self._memory = search.make_memory(ROOM)
         self._remembered = 0
+
+    def _number(self, state: kenlm.State) -> int:
+        """Of an LM state, a new one where it has none."""
+        number = self._numbers.setdefault(state, len(self._states))
+        if number == len(self._states):
+            self._states.append(state)
+        return number
 
 
 class BeamPool:

@@ -7,6 +7,7 @@ posteriors, whatever the model.
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.model.ctc import BLANK
 from asr.model.long import long_encoded, long_log_probs
 from asr.model.recogniser import Model
+from asr.model.streaming import Stream
 
 Item = TypeVar("Item")
 
@@ -88,14 +90,22 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
 
 
 def compute_posteriors(
-    model: Model, utterances: list[Utterance], tokenizer: Tokenizer, batch_seconds: float, show: str
+    model: Model,
+    utterances: list[Utterance],
+    tokenizer: Tokenizer,
+    batch_seconds: float,
+    show: str,
+    chunk: int = 0,
 ) -> Posteriors:
     """Run the acoustic model over utterances, batched by length; results in the given order.
 
-    An utterance longer than a batch goes through the model in chunks (asr/model/long.py): the same.
+    An utterance longer than a batch goes through the model in parts (asr/model/long.py, streaming.py): the
+    same. With a ``chunk``, so many encoded frames see each other and what comes before them, as in a stream.
     """
     args = utterances, tokenizer, batch_seconds, show
-    return Posteriors(utterances, *_in_batches(model, *args, log_probs_of, _long_log_probs))
+    short = partial(log_probs_of, chunk=chunk)
+    long = partial(_streamed_log_probs, chunk=chunk) if chunk else _long_log_probs
+    return Posteriors(utterances, *_in_batches(model, *args, short, long))
 
 
 def compute_encoded(
@@ -133,10 +143,10 @@ def _in_batches(
 
 
 @torch.inference_mode()
-def log_probs_of(model: Model, waveforms: Tensor, lengths: Tensor) -> list[np.ndarray]:
+def log_probs_of(model: Model, waveforms: Tensor, lengths: Tensor, chunk: int = 0) -> list[np.ndarray]:
     """Log-probabilities (N, classes) fp32 of each utterance, on the CPU, of a batch (B, S), lengths (B,)."""
     device = next(model.parameters()).device
-    rows = _rows(*model(waveforms.to(device), lengths.to(device)))
+    rows = _rows(*model(waveforms.to(device), lengths.to(device), chunk))
     alone = zip(rows, waveforms, lengths.tolist(), strict=True)
     return [row if _sounds(waveform[:samples]) else _blanks(row) for row, waveform, samples in alone]
 
@@ -157,6 +167,12 @@ def long_log_probs_of(model: Model, waveform: Tensor | Iterable[Tensor], show: s
     for found in long_log_probs(model, listened(), show=show):  # begins when all is read
         row = found.cpu().numpy()
         yield row if sounds else _blanks(row)
+
+
+def _streamed_log_probs(model: Model, waveform: Tensor, show: str, chunk: int) -> np.ndarray:
+    stream = Stream(model, chunk)
+    row = torch.cat((stream.feed(waveform), stream.finish())).float().cpu().numpy()
+    return row if _sounds(waveform) else _blanks(row)
 
 
 def _sounds(waveform: Tensor) -> bool:

@@ -166,6 +166,32 @@ def _number(spellings: Spellings, classes: int, parent: int, piece: int, count: 
 
 
 @compiled
+def move(
+    beam: Prefixes, size: int, old: Spellings, count: int, root: int, new: Spellings, classes: int
+) -> tuple[np.ndarray, int]:
+    """Put the beam's spellings into another tree, less the pieces up to ``root``, which all begin with.
+
+    Returns:
+        the new number of each old one (0 where it is gone), and how many there are.
+    """
+    used = np.zeros(count, np.bool_)
+    for i in range(size):
+        number = beam.spelling[i]
+        while number != root and not used[number]:
+            used[number] = True
+            number = old.parent[number]
+    renamed, moved = np.zeros(count, np.int64), 1
+    for number in range(root + 1, count):  # a parent has a lower number
+        if used[number]:
+            renamed[number] = _number(new, classes, renamed[old.parent[number]], old.piece[number], moved)
+            moved += 1
+    for i in range(size):
+        beam.spelling[i] = renamed[beam.spelling[i]]
+        new.place[beam.spelling[i]] = i
+    return renamed, moved
+
+
+@compiled
 def _extend(probs, beam, size, spellings, lexicon, factors, work) -> int:
     """All prefixes one frame on; number of candidates. The first ``size`` are the prefixes themselves."""
     out, ahead = work.candidates, factors.ahead

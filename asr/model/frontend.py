@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from asr.bounds import bounded
 from asr.model.frames import FFT, HOP, SAMPLE_RATE, WINDOW, Edges, Framing, valid_frames
-from asr.model.running import SMALLEST_DEVIATION, SMALLEST_ENERGY, RunningNorm
+from asr.model.running import SMALLEST_DEVIATION, RunningNorm
+
+SMALLEST_ENERGY = 1e-8  # of a mel bin
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,18 @@ class FrontendConfig:
         return self.edges if self.kind == "nemo" else "inside"
 
 
+class Preparer:
+    """``Frontend.prepare`` of one recording that comes in parts. As they are, unless a kind overrides it."""
+
+    def push(self, part: Tensor) -> Tensor:
+        """The next part (n,) to what is ready, (m,)."""
+        return part
+
+    def finish(self) -> Tensor:
+        """What is left, (m,)."""
+        return torch.zeros(0)
+
+
 class Frontend(nn.Module):
     """Waveforms to log-mel, each mel bin normalised to mean 0 and deviation 1.
 
@@ -65,7 +79,8 @@ class Frontend(nn.Module):
         self.config = config
         self.framing = Framing(config.framing_edges)
         if config.normalise == "running":
-            self.running = RunningNorm(config.mels, config.half_life)
+            silence = self.log(torch.zeros(())).item()
+            self.running = RunningNorm(config.mels, config.half_life, silence)
         self.mel = torchaudio.transforms.MelSpectrogram(
             SAMPLE_RATE, FFT, WINDOW, HOP, f_max=config.f_max, n_mels=config.mels, center=False, **self.MEL
         )
@@ -109,9 +124,16 @@ class Frontend(nn.Module):
         """waveforms (B, S), lengths (B,) to what windows are laid over, (B, S + pads)."""
         return waveforms
 
+    def preparer(self) -> "Preparer":
+        """``prepare`` of one recording that comes in parts."""
+        return Preparer()
+
     def prepare_parts(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """``prepare`` of one recording that comes in parts, (n,) each."""
-        return iter(parts)
+        """``prepare`` of one recording that comes in parts, (n,) each, all of which there are."""
+        preparer = self.preparer()
+        yield from map(preparer.push, parts)
+        if len(end := preparer.finish()):
+            yield end
 
     def log_mel(self, prepared: Tensor) -> Tensor:
         """Prepared waveforms (B, S) to log-mel (B, T, mels), not normalised."""

@@ -6,7 +6,6 @@ frames that are centred, and a deviation with n - 1 in its denominator. At the e
 one frame more and reflected the samples before its version 2.5; since then it sees zeros.
 """
 
-from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from asr.errors import UserError
 from asr.model.frames import valid_frames
-from asr.model.frontend import Frontend, FrontendConfig
+from asr.model.frontend import Frontend, FrontendConfig, Preparer
 
 PRE_EMPHASIS = 0.97
 LOG_GUARD = 2.0**-24
@@ -40,27 +39,8 @@ class NemoFrontend(Frontend):
         x = x * valid_frames(lengths, x.shape[1])
         return _reflect(x, lengths, *self.framing.pads) if self._reflects else F.pad(x, self.framing.pads)
 
-    def prepare_parts(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        before, after = self.framing.pads
-        emphasised = _emphasise_parts(parts)
-        if not self._reflects:
-            zeros = torch.zeros(before)
-            yield zeros
-            for part in emphasised:
-                zeros = zeros.to(part)
-                yield part
-            yield zeros[:after]
-            return
-        # A pad reflects the samples next to an end, bar the last.
-        start = next(emphasised, torch.zeros(0))
-        while len(start) <= before and (part := next(emphasised, None)) is not None:
-            start = torch.cat((start, part))
-        yield _reflect(start[None], torch.tensor([len(start)]), before, 0)[0]
-        end = start[-after - 1 :]
-        for part in emphasised:
-            yield part
-            end = torch.cat((end, part))[-after - 1 :]
-        yield _reflect(end[None], torch.tensor([len(end)]), 0, after)[0, len(end) :]
+    def preparer(self) -> "NemoPreparer":
+        return NemoPreparer(*self.framing.pads, self._reflects)
 
     def log(self, mel: Tensor) -> Tensor:
         return (mel + LOG_GUARD).log()
@@ -78,27 +58,62 @@ def make_frontend(config: FrontendConfig) -> Frontend:
     """The front end of a kind.
 
     Raises:
-        UserError: it cannot normalise as it is told.
+        UserError: it has options that do not go together.
     """
-    if config.kind == "nemo" and config.normalise == "running":
-        raise UserError(
-            "--frontend.normalise running: wants --frontend.kind htk; NeMo's models take the utterance's mean"
-        )
     if config.half_life and config.normalise != "running":
         raise UserError(f"--frontend.half_life {config.half_life:g}: wants --frontend.normalise running")
     return {"htk": Frontend, "nemo": NemoFrontend}[config.kind](config)
 
 
-def _emphasise_parts(parts: Iterable[Tensor]) -> Iterator[Tensor]:
-    last = None  # sample of the part before, which the next one needs
-    for part in parts:
+class NemoPreparer(Preparer):
+    """Pre-emphasis and pads of a recording that comes in parts.
+
+    A pad reflects the samples next to an end, bar the last, so it waits for them.
+
+    Args:
+        before, after: pads in samples.
+        reflects: whether they are the recording mirrored, or zeros.
+    """
+
+    def __init__(self, before: int, after: int, reflects: bool) -> None:
+        self.before, self.after, self.reflects = before, after, reflects
+        self.kept: Tensor | None = None  # of the recording: its last sample
+        self.end: Tensor | None = None  # of it emphasised: the samples that the last pad reflects
+        self.begun = False
+
+    def push(self, part: Tensor) -> Tensor:
         if not len(part):
-            continue
-        held = part[:0] if last is None else last
+            return part
+        held = part[:0] if self.kept is None else self.kept
         joined = torch.cat((held, part))
-        rest = joined[1:] - PRE_EMPHASIS * joined[:-1]
-        yield torch.cat((part[:1], rest)) if last is None else rest
-        last = part[-1:]
+        emphasised = joined[1:] - PRE_EMPHASIS * joined[:-1]
+        if self.kept is None:
+            emphasised = torch.cat((part[:1], emphasised))
+        self.kept = part[-1:].clone()
+        if self.begun:
+            self.end = torch.cat((self.end, emphasised))[-self.after - 1 :].clone()
+            return emphasised
+        self.end = emphasised if self.end is None else torch.cat((self.end, emphasised))
+        if self.reflects and len(self.end) <= self.before:
+            return part[:0]
+        return self._begin()
+
+    def finish(self) -> Tensor:
+        if self.end is None:
+            return torch.zeros(0)
+        start = self.end[:0] if self.begun else self._begin()
+        return torch.cat((start, self._pad(self.end, 0, self.after)[len(self.end) :]))
+
+    def _begin(self) -> Tensor:
+        """All so far, with the first pad."""
+        self.begun, found = True, self._pad(self.end, self.before, 0)
+        self.end = self.end[-self.after - 1 :].clone()
+        return found
+
+    def _pad(self, x: Tensor, before: int, after: int) -> Tensor:
+        if not self.reflects:
+            return F.pad(x, (before, after))
+        return _reflect(x[None], torch.tensor([len(x)]), before, after)[0]
 
 
 def _reflect(x: Tensor, lengths: Tensor, before: int, after: int) -> Tensor:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from asr.model.frames import HOP, SAMPLE_RATE
 
-SMALLEST_ENERGY = 1e-8  # of a mel bin
 # Nats. Above a recording's bandwidth a bin hardly moves: do not blow its noise up.
 SMALLEST_DEVIATION = 0.5
 # Frames that the training data's mean and deviation stand for when a recording begins: two seconds.
@@ -35,10 +34,12 @@ class RunningNorm(nn.Module):
     Args:
         mels: bins F.
         half_life: seconds; 0 to forget nothing.
+        silence: what a bin of no energy is.
     """
 
-    def __init__(self, mels: int, half_life: float = 0.0) -> None:
+    def __init__(self, mels: int, half_life: float, silence: float) -> None:
         super().__init__()
+        self.silence = silence
         frames = half_life * SAMPLE_RATE / HOP
         self.rate = math.log(2) / frames if frames else 0.0  # nats a frame
         self.register_buffer("mean", torch.zeros(mels))  # set before training (asr/training/streaming.py)
@@ -70,7 +71,7 @@ class RunningNorm(nn.Module):
         return (torch.cat(found, 1) if found else x), heard
 
     def _span(self, x: Tensor, valid: Tensor, heard: Heard) -> tuple[Tensor, Heard]:
-        silent = (x <= math.log(SMALLEST_ENERGY) + 1e-3).all(-1)
+        silent = (x <= self.silence + 1e-3).all(-1)
         counted = (valid & ~silent).double()[..., None]
         centred = x.double() - self.mean.double()
         left = torch.exp(-self.rate * counted.cumsum(1))

@@ -44,7 +44,8 @@ class Stream:
         self.model, self.chunk = model, chunk
         self._factor = model.framing.factor
         self._device = model.frontend.mel.spectrogram.window.device
-        self._samples = torch.empty(0, device=self._device)  # not yet in a chunk
+        self._preparer = model.frontend.preparer()
+        self._samples = torch.empty(0, device=self._device)  # prepared, not yet in a chunk
         self._heard: Any = None  # what features are normalised by
         self._features = torch.empty(0, model.frontend.config.mels, device=self._device)  # of the last frame
         self._past = [BlockPast() for _ in model.encoder.blocks]
@@ -69,7 +70,8 @@ class Stream:
         # A long recording given at once is taken in parts.
         for part in samples.split(AT_ONCE * self._factor * HOP):
             part = as_float(part.to(self._device)).to(self._samples.dtype)
-            self._samples = torch.cat((self._samples, part.nan_to_num(0.0, 1.0, -1.0).clamp(-1, 1)))
+            part = self._preparer.push(part.nan_to_num(0.0, 1.0, -1.0).clamp(-1, 1))
+            self._samples = torch.cat((self._samples, part))
             step = self.chunk * self._factor * HOP
             chunks = (len(self._samples) - FFT + HOP) // step
             if chunks > 0:
@@ -80,6 +82,7 @@ class Stream:
     def finish(self) -> Tensor:
         """The log-probabilities (N, classes) of what is left; nothing can be heard afterwards."""
         self._finished = True
+        self._samples = torch.cat((self._samples, self._preparer.finish().to(self._samples)))
         features = (len(self._samples) - FFT) // HOP + 1 if len(self._samples) >= FFT else 0
         if not self.frames and len(self._samples):
             features = max(features, 1)  # a recording shorter than a window has a frame too
@@ -88,7 +91,8 @@ class Stream:
     @property
     def state_bytes(self) -> int:
         """Size of all that is kept."""
-        tensors = _tensors((self._samples, self._features, self._heard, self._past))
+        kept = self._samples, tuple(vars(self._preparer).values()), self._features, self._heard, self._past
+        tensors = _tensors(kept)
         return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
 
     def _encode(self, count: int) -> Tensor:

@@ -45,7 +45,7 @@ def set_prior(model: Model, utterances: list[Utterance], tokenizer: Tokenizer) -
     frames = []
     for index in range(len(dataset)):
         batch = collate([dataset[index]])
-        features = frontend.log_mel(as_float(batch.waveforms))
+        features = frontend.log_mel(frontend.prepare(as_float(batch.waveforms), batch.lengths))
         frames.append(features[valid_frames(frontend.framing.features(batch.lengths), features.shape[1])])
     found = torch.cat(frames).double()
     frontend.running.mean.copy_(found.mean(0))

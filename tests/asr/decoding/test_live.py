@@ -1,5 +1,6 @@
 """Words while they are spoken, against the words of the whole."""
 
+import copy
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import pty
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,8 +23,11 @@ from asr.data import audio
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.decoding.alignment import best_path, words_on_path
-from asr.decoding.live import GreedyWords, Session, paced, show
+from asr.decoding.beam import BeamDecoder
+from asr.decoding.live import BeamWords, GreedyWords, Heard, Pauses, Session, paced, show
+from asr.decoding.weights import Weights
 from asr.errors import UserError
+from asr.lm.build import estimate
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
 from asr.model.frontend import FrontendConfig
@@ -59,9 +64,105 @@ def test_a_partial_word_is_shown_and_silence_keeps_nothing():
     assert push(*classes[:-1]).partial == "A"
     assert push(*classes[-1:], 0).partial == "AB"
     for _ in range(50):
-        assert push(*[0] * 100) == ([], "AB")
+        assert push(*[0] * 100) == Heard([], "AB")
     assert len(words._pieces) == len(classes)
     assert [word.text for word in words.finish().words] == ["AB"]
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    text, folder = ["THE CAT SAT ON THE MAT", "A CAT AND A HAT"] * 4, tmp_path_factory.mktemp("lm")
+    (folder / "text").write_text("\n".join(text))
+    estimate([folder / "text"], 3, folder / "lm.bin", estimator="own")
+    return folder / "lm.bin"
+
+
+WEIGHTS = Weights(0.8, 0.5, 3.0)
+
+
+@pytest.mark.parametrize("look_back", [10.0, 1.0])
+def test_beam_search_does_not_depend_on_how_frames_are_cut(tokenizer, lm, look_back):
+    """With the look-back that it has, it finds what the search over the whole finds."""
+    whole, decoder = BeamDecoder(lm, tokenizer, beam=20), BeamDecoder(lm, tokenizer, beam=20)
+
+    @settings(max_examples=40, deadline=None)
+    @given(n=st.integers(0, 240), cuts=st.lists(st.integers(0, 240), max_size=12), seed=st.integers(0, 10**6))
+    def check(n, cuts, seed):
+        rng = np.random.default_rng(seed)
+        log_probs = np.log(rng.dirichlet(np.full(tokenizer.pieces + 1, 0.1), n) + 1e-9).astype(np.float32)
+        log_probs = log_probs.reshape(n, tokenizer.pieces + 1)
+        found = []
+        for ends in ([], sorted(min(cut, n) for cut in cuts)):
+            words = BeamWords(tokenizer, 0.04, decoder, WEIGHTS, look_back)
+            heard = [words.push(part) for part in np.split(log_probs, ends)] + [words.finish()]
+            found.append([word for item in heard for word in item.words])
+        texts = [[word.text for word in words] for words in found]
+        assert texts[0] == texts[1]
+        if look_back == 10.0:
+            assert texts[0] == tokenizer.decode(whole.decode(log_probs, WEIGHTS)).split()
+        for words in found:
+            assert all(0 <= word.start < word.end <= 0.04 * n for word in words)
+            assert [word.start for word in words] == sorted(word.start for word in words)
+
+    check()
+
+
+def spelt(tokenizer, text: str, blanks: int = 0) -> np.ndarray:
+    """Posteriors of a text, a frame a piece and a blank after it, and blanks."""
+    path = [item for piece in tokenizer.encode(text) for item in (piece, 0)] + [0] * blanks
+    return np.log(np.eye(tokenizer.pieces + 1)[path] * 0.999 + 1e-6).astype(np.float32)
+
+
+def test_stable_words_are_said_at_once_and_silence_keeps_nothing(tokenizer, lm):
+    words = BeamWords(tokenizer, 0.04, BeamDecoder(lm, tokenizer, beam=20), WEIGHTS)
+    heard = [words.push(spelt(tokenizer, "THE CAT SAT ON THE MAT", 20)) for _ in range(4)]
+    said = [word.text for word in heard[0].words + heard[1].words]
+    assert said[:6] == ["THE", "CAT", "SAT", "ON", "THE", "MAT"]  # long before the end
+    for _ in range(30):
+        heard.append(words.push(spelt(tokenizer, "", 100)))
+    assert len(words._held) <= 275 and len(words._decoder._spellings.parent) < 25_000
+    assert heard[-1].partial == "MAT"
+    heard.append(words.finish())
+    found = [word for item in heard for word in item.words]
+    assert " ".join(word.text for word in found) == " ".join(["THE CAT SAT ON THE MAT"] * 4)
+    alone = GreedyWords(tokenizer, 0.04)
+    parts = [spelt(tokenizer, "THE CAT SAT ON THE MAT", 20)] * 4
+    greedy = [word for part in parts for word in alone.push(part).words] + alone.finish().words
+    assert [(word.start, word.end) for word in found] == [(word.start, word.end) for word in greedy]
+
+
+def test_the_lm_s_memory_may_begin_anew_in_a_search(tokenizer, lm, monkeypatch):
+    log_probs = np.log(np.random.default_rng(5).dirichlet(np.full(tokenizer.pieces + 1, 0.1), 80) + 1e-9)
+    expected = BeamDecoder(lm, tokenizer, beam=20).decode_scored(log_probs.astype(np.float32), WEIGHTS)
+    monkeypatch.setattr("asr.decoding.beam.MEMORY", 3)
+    decoder = BeamDecoder(lm, tokenizer, beam=20)
+    decoder.begin(WEIGHTS)
+    for part in np.split(log_probs.astype(np.float32), 8):
+        decoder.push(part)
+    assert decoder.best() == (expected[0], pytest.approx(expected[1], abs=1e-9))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    blanks=st.lists(st.booleans(), max_size=60), cuts=st.lists(st.integers(0, 60)), frames=st.integers(0, 6)
+)
+def test_pauses_by_their_definition(blanks, cuts, frames):
+    log_probs = np.array([[0.0, -1.0] if blank else [-1.0, 0.0] for blank in blanks]).reshape(-1, 2)
+    ends, spoken, run = [], False, 0
+    for number, blank in enumerate(blanks):
+        run = run + 1 if blank else 0
+        spoken = spoken or not blank
+        if frames and spoken and run == frames:
+            ends.append(number + 1)
+            spoken = False
+    pauses, found, done = Pauses(frames), [], 0
+    for part in np.split(log_probs, sorted(min(cut, len(blanks)) for cut in cuts)):
+        *ending, rest = pauses.cut(part)
+        for item in ending:
+            done += len(item)
+            found.append(done)
+        done += len(rest)
+    assert found == ends and done == len(blanks)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +231,59 @@ def test_programs_read_files_and_pipes_alike(checkpoint):
     assert len(lines) >= 2
 
 
+def test_a_pause_ends_an_utterance(checkpoint):
+    _, model, tokenizer, path = checkpoint
+    waveform, model = audio.load(path).repeat(2), copy.deepcopy(model)
+    log_probs, _ = model(waveform[None], torch.tensor([len(waveform)]), 16)
+    with torch.no_grad():  # blanks in half of the frames
+        model.head.project.bias[0] += (log_probs[0, :, 1:].amax(1) - log_probs[0, :, 0]).median() + 0.01
+    whole, cut = Session(model, tokenizer, pause=0.0), Session(model, tokenizer, pause=0.08)
+    words = whole.feed(waveform).words + whole.finish().words
+    parts = [cut.feed(part) for part in waveform.split(3000)] + [cut.finish()]
+    ended = [utterance for part in parts for utterance in part.ended]
+    assert len(ended) > 1
+    assert sum(len(part.words) for part in parts) == sum(len(item.text.split()) for item in ended)
+    assert "".join(item.text for item in ended).replace(" ", "") == "".join(word.text for word in words)
+    assert all(a.end <= b.start for a, b in pairwise(ended)) and ended[0].start == words[0].start
+    out = {form: io.StringIO() for form in ("txt", "json")}
+    for form, file in out.items():
+        show(Session(model, tokenizer, pause=0.08), waveform.split(3000), form, file)
+    assert out["txt"].getvalue().splitlines() == [item.text for item in ended]
+    lines = map(json.loads, out["json"].getvalue().splitlines())
+    assert [(line["final"], line["start"], line["end"]) for line in lines if "final" in line] == [
+        (item.text, item.start, item.end) for item in ended
+    ]
+
+
+def test_with_an_lm_a_stream_says_what_the_search_over_the_whole_finds(checkpoint, corpus, tmp_path, capsys):
+    path, model, tokenizer, recording = checkpoint
+    lm = tmp_path / "lm.bin"
+    estimate([corpus / "lm.txt"], 3, lm, estimator="own")
+    weights = ["--lm-weight", "0.5", "--word-score", "1", "--unknown-penalty", "2"]
+    options = ["--checkpoint", str(path), "--device", "cpu", "--lm", str(lm), *weights]
+    decode.main([*options, "--stream", str(recording), "--pause", "0"])
+    waveform = audio.load(recording)
+    log_probs, _ = model(waveform[None], torch.tensor([len(waveform)]), 16)
+    decoder = BeamDecoder(lm, tokenizer)
+    expected = tokenizer.decode(decoder.decode(log_probs[0].detach().numpy(), Weights(0.5, 1.0, 2.0)))
+    assert expected and capsys.readouterr().out == expected + "\n"
+
+
+def test_splits_are_decoded_in_chunks(checkpoint, corpus, tmp_path):
+    """In batches, and one by one where they are longer: as in a stream."""
+    path, model, tokenizer, _ = checkpoint
+    options = ["--checkpoint", str(path), "--device", "cpu", "--data", str(corpus), "--splits", "test"]
+    options += ["--chunk-ms", "640"]
+    for folder, seconds in (("batches", "60"), ("alone", "0.5")):
+        decode.main([*options, "--out", str(tmp_path / folder), "--batch-seconds", seconds])
+        about = json.loads((tmp_path / folder / "wer.json").read_text())
+        assert about["chunk_ms"] == 640
+        found = (tmp_path / folder / "test.none.jsonl").read_text().splitlines()
+        for line, utterance in zip(found, read_manifest(corpus / "test.jsonl"), strict=True):
+            words = words_of_the_whole(model, tokenizer, audio.load(utterance.audio))
+            assert json.loads(line)["hyp"].split() == words
+
+
 def test_on_a_terminal_the_line_is_written_over(checkpoint):
     _, model, tokenizer, path = checkpoint
     waveform, (leader, follower) = audio.load(path), pty.openpty()
@@ -163,7 +317,7 @@ def test_the_speed_of_speech():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--lm", "x.bin"], "--lm: beam search does not go on from chunk to chunk yet"),
+        (["--pause", "-1"], "--pause -1: must lie between 0 and 60 seconds"),
         (["--format", "srt"], "--format srt: --stream writes txt or json"),
         (["--timestamps"], "--timestamps: does not go with --stream"),
         (["--out", "x"], "--out: does not go with --stream"),
@@ -179,8 +333,10 @@ def test_what_does_not_go_together_is_refused(checkpoint, options, message):
 
 
 def test_options_of_streams_want_a_stream(checkpoint):
-    with pytest.raises(UserError, match="--real-time and --chunk-ms want --stream"):
+    with pytest.raises(UserError, match="--chunk-ms wants --stream or --data"):
         decode.main(["--checkpoint", str(checkpoint[0]), "--audio", "x.wav", "--chunk-ms", "320"])
+    with pytest.raises(UserError, match="--real-time and --pause want --stream"):
+        decode.main(["--checkpoint", str(checkpoint[0]), "--audio", "x.wav", "--pause", "2"])
 
 
 def test_a_shared_model_streams_alike(checkpoint, tmp_path):

@@ -90,6 +90,23 @@ def test_every_subsampling(kind, factor, samples, chunk, size):
     assert torch.allclose(found, whole(model, waveform, chunk), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("edges", ["new", "old"])
+@settings(max_examples=25, deadline=None)
+@given(
+    samples=st.integers(1, 20_000),
+    chunk=st.integers(1, 12),
+    sizes=st.lists(st.integers(0, 700) | st.integers(0, 9000), max_size=8),
+)
+def test_features_of_nemo_s(edges, samples, chunk, sizes):
+    """Pre-emphasis and pads go on from block to block too."""
+    model = build("mala", frontend=replace(RUNNING, kind="nemo", edges=edges))
+    waveform = speech(samples)
+    expected = whole(model, waveform, chunk)
+    found = streamed(model, waveform, chunk, sizes)
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
 @settings(max_examples=10, deadline=None)
 @given(samples=st.integers(1, 40_000), at_once=st.integers(1, 50), chunk=st.integers(1, 20))
 def test_much_at_once_goes_in_parts(samples, at_once, chunk):
@@ -242,8 +259,6 @@ class TestFaults:
         with pytest.raises(UserError, match="chunks of 0 ms"):
             build("mala").stream(0)
 
-    def test_running_features_are_our_own(self):
-        with pytest.raises(UserError, match=r"--frontend\.normalise running: wants --frontend\.kind htk"):
-            build("mala", frontend=FrontendConfig(kind="nemo", normalise="running"))
+    def test_forgetting_wants_running_features(self):
         with pytest.raises(UserError, match=r"--frontend\.half_life 3: wants --frontend\.normalise running"):
             build("mala", frontend=FrontendConfig(half_life=3.0))
