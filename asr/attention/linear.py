@@ -84,7 +84,7 @@ class CentredAttention(SelfAttention):
                 self.register_buffer("log_half_life", logs, persistent=False)
 
     def forget(self, half_life: float) -> None:
-        """Let a layer that is trained forget from now on, with this half-life of encoded frames in all heads."""
+        """Let a trained layer forget from now on: a half-life in encoded frames, the same in all heads."""
         self.options = replace(self.options, forget="fixed", half_life=half_life, spread=1.0)
         if hasattr(self, "log_half_life"):
             del self.log_half_life

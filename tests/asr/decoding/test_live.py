@@ -332,6 +332,21 @@ def test_what_does_not_go_together_is_refused(checkpoint, options, message):
         decode.main(["--checkpoint", str(checkpoint[0]), "--device", "cpu", "--stream", "-", *options])
 
 
+def test_forgetting_is_an_option_of_decoding(checkpoint, capsys):
+    path, _, _, recording = checkpoint
+    options = ["--checkpoint", str(path), "--device", "cpu", "--audio", str(recording)]
+    found = []
+    for more in ([], ["--forget", "0.2"]):
+        decode.main([*options, *more])
+        found.append(capsys.readouterr().out)
+    assert found[0] != found[1]
+    with pytest.raises(UserError, match=r"--forget 0: must lie between 0\.1 and 400 seconds"):
+        decode.main([*options, "--forget", "0"])
+    softmax = Model(ModelConfig("softmax", encoder=EncoderConfig(dim=16, layers=1, heads=2)), 9)
+    with pytest.raises(UserError, match=r"--forget 5: this model's attention \(softmax\) does not forget"):
+        decode.let_forget(softmax, 5.0)
+
+
 def test_options_of_streams_want_a_stream(checkpoint):
     with pytest.raises(UserError, match="--chunk-ms wants --stream or --data"):
         decode.main(["--checkpoint", str(checkpoint[0]), "--audio", "x.wav", "--chunk-ms", "320"])
