@@ -405,8 +405,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--forget",
         type=float,
-        help="seconds after which, and before which, a frame counts half to linear-time attention, whatever "
-        "the model was trained with; 5 suits recordings of many speakers",
+        help="seconds away from which a frame counts half to linear-time attention, whatever the model was "
+        "trained with; 5 suits long recordings of many speakers that are decoded in one pass",
     )
     add("--real-time", action="store_true", help="of --stream FILE: at the speed of speech")
     add(

@@ -76,20 +76,22 @@ class CentredAttention(SelfAttention):
     def __init__(self, dim: int, heads: int, positions: str = "auto", options=None) -> None:
         super().__init__(dim, heads, positions, options)
         if self.forgets:
-            half_lives = self.options.half_life * self.options.spread ** torch.arange(heads)
-            logs = half_lives.float().log()
-            if self.options.forget == "learnt":
-                self.log_half_life = nn.Parameter(logs)
-            else:
-                self.register_buffer("log_half_life", logs, persistent=False)
+            self._set_half_lives()
+
+    def _set_half_lives(self) -> None:
+        half_lives = self.options.half_life * self.options.spread ** torch.arange(self.heads)
+        logs = half_lives.float().log().to(self.query.weight)
+        if self.options.forget == "learnt":
+            self.log_half_life = nn.Parameter(logs)
+        else:
+            self.register_buffer("log_half_life", logs, persistent=False)
 
     def forget(self, half_life: float) -> None:
-        """Let a trained layer forget from now on, with this half-life of encoded frames in all heads."""
+        """Let a trained layer forget from now on: a half-life in encoded frames, the same in all heads."""
         self.options = replace(self.options, forget="fixed", half_life=half_life, spread=1.0)
         if hasattr(self, "log_half_life"):
             del self.log_half_life
-        logs = torch.full((self.heads,), math.log(half_life), device=self.query.weight.device)
-        self.register_buffer("log_half_life", logs, persistent=False)
+        self._set_half_lives()
 
     @property
     def forgets(self) -> bool:

@@ -237,3 +237,14 @@ def tensors(item) -> list[torch.Tensor]:
     if isinstance(item, torch.Tensor):
         return [item]
     return [x for part in item for x in tensors(part)] if isinstance(item, tuple) else []
+
+
+@pytest.mark.parametrize("before", ["none", "fixed", "learnt"])
+def test_a_trained_layer_may_forget_afterwards(before):
+    module = make("mala", "rotary", ATTENTIONS["mala"].Options(forget=before, half_life=30.0, spread=2.0))
+    made = make("mala", "rotary", ATTENTIONS["mala"].Options(forget="fixed", half_life=7.0))
+    made.load_state_dict(module.state_dict(), strict=False)
+    x, valid = torch.randn(1, 90, DIM, dtype=torch.float64), torch.ones(1, 90, dtype=torch.bool)
+    plain = module(x, valid)
+    module.forget(7.0)
+    assert close(module(x, valid), made(x, valid)) and not close(module(x, valid), plain)

@@ -7,7 +7,9 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
@@ -287,10 +289,20 @@ def test_splits_are_decoded_in_chunks(checkpoint, corpus, tmp_path):
 def test_on_a_terminal_the_line_is_written_over(checkpoint):
     _, model, tokenizer, path = checkpoint
     waveform, (leader, follower) = audio.load(path), pty.openpty()
+    shown = []
+
+    def read() -> None:  # at once: a terminal holds a few thousand characters that nobody has read
+        with suppress(OSError):  # what a terminal that was closed gives
+            while part := os.read(leader, 1 << 16):
+                shown.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
     with os.fdopen(follower, "w") as terminal:
         show(Session(model, tokenizer), waveform.split(5000), "txt", terminal)
-        shown = os.read(leader, 1 << 16).decode()
+    reader.join()
     os.close(leader)
+    shown = b"".join(shown).decode()
     lines = [line.rpartition("\r\x1b[K")[2] for line in shown.replace("\r\n", "\n").split("\n")]
     assert " ".join(" ".join(lines).split()) == " ".join(words_of_the_whole(model, tokenizer, waveform))
     assert shown.count("\r\x1b[K") > 2
@@ -330,6 +342,21 @@ def test_the_speed_of_speech():
 def test_what_does_not_go_together_is_refused(checkpoint, options, message):
     with pytest.raises(UserError, match=message):
         decode.main(["--checkpoint", str(checkpoint[0]), "--device", "cpu", "--stream", "-", *options])
+
+
+def test_forgetting_is_an_option_of_decoding(checkpoint, capsys):
+    path, _, _, recording = checkpoint
+    options = ["--checkpoint", str(path), "--device", "cpu", "--audio", str(recording)]
+    found = []
+    for more in ([], ["--forget", "0.2"]):
+        decode.main([*options, *more])
+        found.append(capsys.readouterr().out)
+    assert found[0] != found[1]
+    with pytest.raises(UserError, match=r"--forget 0: must lie between 0\.1 and 400 seconds"):
+        decode.main([*options, "--forget", "0"])
+    softmax = Model(ModelConfig("softmax", encoder=EncoderConfig(dim=16, layers=1, heads=2)), 9)
+    with pytest.raises(UserError, match=r"--forget 5: this model's attention \(softmax\) does not forget"):
+        decode.let_forget(softmax, 5.0)
 
 
 def test_options_of_streams_want_a_stream(checkpoint):
