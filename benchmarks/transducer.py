@@ -1,16 +1,18 @@
-"""What a transducer's loss takes, and how fast greedy decoding is, beside torchaudio's.
+"""What a transducer's loss takes, and how fast greedy decoding and beam search are, beside torchaudio's.
 
 python benchmarks/transducer.py loss [--utterances 16 --frames 375 --tokens 60 --pieces 256]
-python benchmarks/transducer.py greedy [--checkpoint CKPT --data data/demo --splits test]
+python benchmarks/transducer.py decoding [--checkpoint CKPT --data data/demo --splits test] [--beam 4]
 
 loss: peak memory and processor seconds of one forward and backward pass from encoded frames, each way in a
 process of its own: the joint network's whole output with torchaudio's rnnt_loss, with our loss, and ours in
 chunks. On a GPU the peak is of what PyTorch allocated, and the seconds are the clock's.
 
-greedy: processor seconds (on a GPU the clock's) from encoded frames to pieces, and how many utterances come
-out as from the plain loop over frames: that loop, label looping in batches, and torchaudio's RNNTBeamSearch
-with a beam of one, which adds up the ways to the same pieces and so may differ. Without a checkpoint, of
-random weights and frames, with a bias for blanks that leaves a piece to four frames, as speech has.
+decoding: processor seconds (on a GPU the clock's) from encoded frames to pieces, how many utterances come
+out as from the plain loop over frames, and how likely what comes out is in the mean, exactly, of all ways to
+it: that loop, label looping in batches, torchaudio's RNNTBeamSearch with a beam of one, which adds up the
+ways to the same pieces and so may differ, and it and our beam search with a wider beam. Without a
+checkpoint, of random weights and frames, with a bias for blanks that leaves a piece to four frames, as speech
+has.
 """
 
 import argparse
@@ -29,6 +31,8 @@ from asr.checkpoints.checkpoint import load_model
 from asr.data.manifest import read_manifest
 from asr.decoding.label_looping import MOST_A_FRAME, greedy_in_batches, transducer_greedy
 from asr.decoding.posteriors import compute_encoded
+from asr.decoding.transducer_beam import TransducerSearch
+from asr.decoding.weights import GREEDY
 from asr.errors import UserError, run_program
 from asr.model.ctc import BLANK
 from asr.model.device import add_device_options, autocast, choose_device, choose_dtype
@@ -45,19 +49,20 @@ WAYS = {
 def main() -> None:
     """Parse the command line and measure one of the two."""
     parser = make_parser(__doc__)
-    commands = parser.add_subparsers(required=True, metavar="loss|greedy")
+    commands = parser.add_subparsers(required=True, metavar="loss|decoding")
     loss = commands.add_parser("loss", help="memory and time of the loss")
     loss.set_defaults(run=compare_losses)
     for name, default in (("utterances", 16), ("frames", 375), ("tokens", 60), ("pieces", 256), ("dim", 144)):
         loss.add_argument(f"--{name}", type=int, default=default, help="(%(default)s)")
     loss.add_argument("--way", choices=WAYS, help="this one alone, in this process")
-    greedy = commands.add_parser("greedy", help="speed of greedy decoding")
-    greedy.set_defaults(run=compare_decoders)
-    greedy.add_argument("--checkpoint", type=Path, help="of a model with a transducer")
-    greedy.add_argument("--data", type=Path, help="folder with manifests")
-    greedy.add_argument("--splits", nargs="+", help="splits to decode")
-    greedy.add_argument("--utterances", type=int, default=16, help="random ones of 15 s (%(default)s)")
-    for command in (loss, greedy):
+    decoding = commands.add_parser("decoding", help="speed of greedy decoding and of beam search")
+    decoding.set_defaults(run=compare_decoders)
+    decoding.add_argument("--checkpoint", type=Path, help="of a model with a transducer")
+    decoding.add_argument("--data", type=Path, help="folder with manifests")
+    decoding.add_argument("--splits", nargs="+", help="splits to decode")
+    decoding.add_argument("--utterances", type=int, default=16, help="random ones of 15 s (%(default)s)")
+    decoding.add_argument("--beam", type=int, default=4, help="(%(default)s)")
+    for command in (loss, decoding):
         add_device_options(command, "device", "precision")
     args = parser.parse_args()
     args.run(args)
@@ -148,15 +153,21 @@ def compare_decoders(args: argparse.Namespace) -> None:
         found = read_model(args, device) if args.checkpoint else random_model(args.utterances, device)
         transducer, encoded, audio_seconds = found
         frames = [torch.from_numpy(item)[None].to(device) for item in encoded]
-        search = torchaudio_search(transducer)
+        search = TransducerSearch(transducer, beam=args.beam)
+        torchaudio_1, torchaudio_beam = (torchaudio_search(transducer, beam) for beam in (1, args.beam))
         decoders = {
             "plain loop": lambda: [plain_loop(transducer, x) for x in frames],
             "label looping": lambda: [found.classes for found in greedy_in_batches(transducer, encoded)],
-            "RNNTBeamSearch, beam 1": lambda: [search(x) for x in frames],
+            "RNNTBeamSearch, beam 1": lambda: [torchaudio_1(x) for x in frames],
+            f"beam search, beam {args.beam}": lambda: [
+                best.said.classes
+                for best, *_ in search.n_best(encoded, GREEDY)  # no LM
+            ],
+            f"RNNTBeamSearch, beam {args.beam}": lambda: [torchaudio_beam(x) for x in frames],
         }
         pieces = sum(len(item.classes) for item in greedy_in_batches(transducer, encoded))  # and warm
         print(f"{len(frames)} utterances, {audio_seconds:.0f} s, {pieces} pieces, {device.type}")
-        print(f"{'':22}  seconds  x real time  as the plain loop")
+        print(f"{'':22}  seconds  x real time  as the plain loop  ln P of an utterance")
         wanted = None
         for name, decode in decoders.items():
             started = _clock(device)
@@ -166,7 +177,16 @@ def compare_decoders(args: argparse.Namespace) -> None:
                 wanted = found
             same = sum(a == b for a, b in zip(found, wanted, strict=True))
             speed = audio_seconds / seconds
-            print(f"{name:22}  {seconds:7.2f}  {speed:11,.0f}  {same} of {len(found)}")
+            likely = np.mean([log_likelihood(transducer, *pair) for pair in zip(frames, found, strict=True)])
+            counts = f"{same} of {len(found)}"
+            print(f"{name:22}  {seconds:7.2f}  {speed:11,.0f}  {counts:>17}  {likely:20.2f}")
+
+
+def log_likelihood(transducer: Transducer, x: Tensor, classes: list[int]) -> float:
+    """ln P of pieces given x (1, N, D), of all ways to them."""
+    targets = torch.tensor([classes], dtype=torch.long, device=x.device)
+    lengths = torch.tensor([x.shape[1]]), torch.tensor([len(classes)])
+    return -transducer.loss(x, lengths[0], targets, lengths[1]).item()
 
 
 def read_model(args: argparse.Namespace, device: torch.device) -> tuple[Transducer, list[np.ndarray], float]:
@@ -212,15 +232,15 @@ def plain_loop(transducer: Transducer, x: Tensor) -> list[int]:
     return classes
 
 
-def torchaudio_search(transducer: Transducer):
-    """RNNTBeamSearch with a beam of one as a function of x (1, N, D)."""
+def torchaudio_search(transducer: Transducer, beam: int):
+    """RNNTBeamSearch as a function of x (1, N, D)."""
     from torchaudio.models import RNNTBeamSearch
 
     blank = transducer.joint.project.out_features - 1
     search = RNNTBeamSearch(_AsTorchaudio(transducer), blank, step_max_tokens=MOST_A_FRAME)
 
     def decode(x: Tensor) -> list[int]:
-        [best] = search(x, torch.tensor([x.shape[1]], device=x.device), 1)
+        best = search(x, torch.tensor([x.shape[1]], device=x.device), beam)[0]
         return [token + 1 for token in best[0][1:]]
 
     return decode

@@ -87,4 +87,7 @@ def quieten_lightning() -> None:
     warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*but have no `val_dataloader`.*")  # of a dry run
+    warnings.filterwarnings(
+        "ignore", ".*in eval mode at the start of training.*"
+    )  # as --training.freeze asks
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # what is logged is summed already

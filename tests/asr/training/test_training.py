@@ -13,8 +13,10 @@ from asr.checkpoints.export import export
 from asr.data.batches import Batch, TrainingSampler
 from asr.data.manifest import read_manifest, write_manifest
 from asr.data.tokenizer import Tokenizer, train_tokenizer
+from asr.decoding.weights import Weights
 from asr.errors import UserError
 from asr.files import locked
+from asr.lm import build as lm
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
 from asr.model.ctc import CTCHead
@@ -403,31 +405,67 @@ class TestHeads:
         ]
         assert texts[0] == texts[2] != texts[1]
         out = ("--out", str(tmp_path / "x"))
-        for options, refused in (
-            (("--stream", "-"), r"^--stream -: not with a transducer yet; --head ctc"),
-            (("--data", str(corpus), "--splits", "test", *out), r"^--lm lm.bin: no such language model"),
-        ):
-            with pytest.raises(UserError, match=refused):
-                lm = (
-                    ()
-                    if "--stream" in options
-                    else ("--lm", "lm.bin", "--lm-weight", "1", "--word-score", "0")
-                )
-                lm += ("--unknown-penalty", "0") if lm else ()
-                decode.main(["--checkpoint", str(path), *options, *lm, "--head", "transducer"])
+        transducer = ["--checkpoint", str(path), "--head", "transducer"]
+        with pytest.raises(UserError, match=r"^--stream -: not with a transducer yet; --head ctc"):
+            decode.main([*transducer, "--stream", "-"])
+        data = ["--data", str(corpus), "--splits", "test", *out]
+        with pytest.raises(UserError, match=r"^lm.bin: no such language model"):
+            decode.main([*transducer, *data, "--lm", "lm.bin"])
 
     @pytest.mark.parametrize(
         ("head", "lm", "chosen"),
         [("hybrid", None, "transducer"), ("hybrid", "lm.bin", "ctc"), ("transducer", None, "transducer")],
     )
     def test_the_head_that_decodes_unless_told_otherwise(self, head, lm, chosen):
-        args = argparse.Namespace(head=None, lm=lm, stream=None, segment_seconds=0, checkpoint="best.ckpt")
-        assert decode.choose_head(args, Recipe(ModelConfig(head=head), None)) == chosen
-        alone = argparse.Namespace(
-            head=None, lm="lm.bin", stream=None, segment_seconds=0, checkpoint="best.ckpt"
-        )
-        with pytest.raises(UserError, match=r"^--lm lm.bin: not with a transducer yet; leave --lm out"):
-            decode.choose_head(alone, Recipe(ModelConfig(head="transducer"), None))
+        def args(**given):
+            unset = dict.fromkeys(("head", "lm", "stream", "segment_seconds", "weights", "ctc_weight"))
+            return argparse.Namespace(**unset | {"checkpoint": "best.ckpt"} | given)
+
+        assert decode.choose_head(args(lm=lm), Recipe(ModelConfig(head=head), None)) == chosen
+        alone = Recipe(ModelConfig(head="transducer"), None)
+        assert decode.choose_head(args(lm="lm.bin"), alone) == "transducer"
+        with pytest.raises(UserError, match=r"^--stream -: not with a transducer yet; leave --stream out"):
+            decode.choose_head(args(stream="-"), alone)
+        with pytest.raises(UserError, match=r"^--ctc-weight 0.3: best.ckpt has no CTC head"):
+            decode.choose_head(args(lm="lm.bin", ctc_weight=0.3), alone)
+        with pytest.raises(UserError, match=r"^--ilm-weight 0.2: of a transducer's beam search"):
+            weighted = args(lm="lm.bin", weights=Weights(1, 0, 0, 0.2))
+            decode.choose_head(weighted, Recipe(ModelConfig(head="hybrid"), None))
+
+    def test_a_transducer_searches_with_an_lm(self, run, corpus, tmp_path, capsys):
+        path = str(run("--head", "hybrid", *self.SMALL) / "checkpoints" / "last.ckpt")
+        lm.estimate([corpus / "lm.txt"], 2, tmp_path / "lm.bin", estimator="own")
+        arguments = ["--checkpoint", path, "--head", "transducer", "--device", "cpu"]
+        arguments += ["--lm", str(tmp_path / "lm.bin"), "--beam", "2", "--expansions", "1"]
+        data = ["--data", str(corpus), "--splits", "test", "--out", str(tmp_path / "results")]
+        assert decode.main([*arguments, *data, "--tune-utterances", "1", "--ctc-weight", "0.3"]) == 0
+        assert "tuned on dev: LM weight" in capsys.readouterr().out
+        found = json.loads((tmp_path / "results" / "wer.json").read_text())
+        assert [(row["split"], row["lm"]) for row in found["rows"]] == [("test", "none"), ("test", "lm")]
+        assert (found["head"], found["ctc_weight"], found["expansions"]) == ("transducer", 0.3, 1)
+        assert found["tuned_on"] == ["dev"] and found["tune_utterances"] == 1
+        assert any(point[3] for point in found["tuning"])  # ILM weights among them
+
+        audio = sorted(str(item) for item in corpus.glob("audio/**/*.wav"))[:2]
+        weights = ["--lm-weight", "0.5", "--word-score", "0", "--unknown-penalty", "2", "--ilm-weight", "0.1"]
+        assert decode.main([*arguments, *weights, "--format", "json", "--audio", *audio]) == 0
+        for line in map(json.loads, capsys.readouterr().out.splitlines()):
+            assert " ".join(word["text"] for word in line["words"]) == line["text"]
+            assert all(0 <= word["start"] < word["end"] <= line["duration"] for word in line["words"])
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--ilm-weight", "1"], "--ilm-weight wants --lm-weight"),
+            (["--expansions", "0"], "--expansions 0: must lie between 1 and 20"),
+            (["--ctc-weight", "99"], "--ctc-weight 99: must lie between -20 and 20"),
+            (["--tune-utterances", "-1"], "--tune-utterances -1: must be positive"),
+        ],
+    )
+    def test_options_of_the_search_that_cannot_be_are_refused(self, options, message):
+        data = ["--data", "d", "--splits", "test", "--out", "o", "--lm", "lm.bin"]
+        with pytest.raises(UserError, match=f"^{message}"):
+            decode.parse_arguments(["--checkpoint", "x", *data, *options])
 
     def test_a_head_that_is_not_there_is_refused(self, run, corpus, tmp_path):
         path = run() / "checkpoints" / "last.ckpt"
