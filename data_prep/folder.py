@@ -10,8 +10,8 @@ rate, of any length. Each is decoded to its end and written beside the manifest 
 
 With --transcripts, the transcript of talk.flac is talk.txt (or talk.lab) beside it; a table (.csv, .tsv) has
 a header with the columns path, text, and speaker if it is known (data_prep/transcripts.py has other names
-for them); a manifest has its own. Without, for training that reads none (train.py --training.teacher), recordings
-longer than --seconds are cut into equal pieces.
+for them); a manifest has its own. Without, for training that reads none (train.py --training.teacher),
+recordings longer than --seconds are cut into equal pieces.
 """
 
 import argparse

@@ -111,7 +111,7 @@ def as_json(transcript: Transcript) -> str:
 
 
 def as_ctm(transcript: Transcript) -> str:
-    """NIST's CTM: a line a word with its recording, channel (1 where there is none), start, duration, confidence.
+    """NIST's CTM: a line a word: recording, channel (from 1), start, duration, word, confidence.
 
     The recording is its id, or its file's name, in which blanks become underscores.
     """

@@ -16,6 +16,7 @@ from asr.decoding.captions import (
     LONGEST,
     PAUSE,
     Transcript,
+    as_ctm,
     as_json,
     as_srt,
     as_text,
