@@ -130,8 +130,11 @@ def test_an_archive_alone_is_the_model(server):
     assert [name for name, _ in server.asked] == ["model.nemo"]
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(server):
+def test_an_interrupted_download_goes_on_where_it_stopped(server, monkeypatch):
     publish(server, OURS)
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 65536)  # what it keeps; 10 MiB by default
     server.cut = 300_000
     try:
         folder = hub.fetch("hf:them/model")
