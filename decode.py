@@ -152,12 +152,14 @@ def evaluate(args: argparse.Namespace, transcriber: Transcriber) -> None:
     model, recipe = transcriber.model, transcriber.recipe
     # Not above: transcribing need not wait for them, nor for matplotlib.
     from asr.decoding.evaluation import (
+        count_unknown,
         decode_beam,
         decode_greedy,
         decode_transducer,
         format_table,
         write_results,
     )
+    from asr.lm.files import vocabulary
     from asr.scoring.report.write import report_on
 
     chunk = 0
@@ -207,6 +209,16 @@ def evaluate(args: argparse.Namespace, transcriber: Transcriber) -> None:
     print(format_table(rows))
     print(f"{hours:.2f} h of audio; " + ", ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items()))
 
+    unknown = {}
+    if args.lm:
+        style = pool.style if args.case == "fold" else None
+        words = vocabulary(args.lm)
+        for split in args.splits:
+            count, of = count_unknown(outputs[split].references, words, style)
+            unknown[split] = {"oov": count, "words": of}
+            rate = 100 * count / of
+            print(f"{split}: {args.lm.stem} lacks {count} of the references' {of} words (OOV {rate:.2f} %)")
+
     about = {
         "checkpoint": str(args.checkpoint),
         "attention": recipe.model.attention,
@@ -219,7 +231,7 @@ def evaluate(args: argparse.Namespace, transcriber: Transcriber) -> None:
         about["scored"] = written
     about |= {name: value for name in ("chunk_ms", "forget") if (value := getattr(args, name))}
     if args.lm:
-        about |= {**weights._asdict(), "tuned_on": tuned_on}
+        about |= {**weights._asdict(), "tuned_on": tuned_on, "unknown": unknown}
         if args.tune_utterances:
             about["tune_utterances"] = args.tune_utterances
         if args.head == "transducer":

@@ -318,6 +318,8 @@ def test_fixed_weights_are_not_tuned(finished, data, tmp_path):
     results = json.loads((tmp_path / "wer.json").read_text())
     fields = ("lm_weight", "word_score", "unknown_penalty", "tuned_on")
     assert [results[field] for field in fields] == [0.7, 1.0, 3.0, []]
+    words = sum(len(item.text.split()) for item in read_manifest(data / "test.jsonl"))
+    assert results["unknown"] == {"test": {"oov": 0, "words": words}}
 
 
 def test_device_precision_and_kernels_are_taken_and_noted(finished, data, tmp_path):

@@ -1,4 +1,4 @@
-"""Transcripts as files: plain text, JSON, and the captions of SubRip (srt) and WebVTT (vtt)."""
+"""Transcripts as files: plain text, JSON, CTM, and the captions of SubRip (srt) and WebVTT (vtt)."""
 
 import html
 import json
@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from asr.decoding.alignment import Word
 
@@ -107,6 +108,19 @@ def as_json(transcript: Transcript) -> str:
         if content[name] == without:
             del content[name]
     return json.dumps(content, ensure_ascii=False) + "\n"
+
+
+def as_ctm(transcript: Transcript) -> str:
+    """NIST's CTM: a line a word: recording, channel (from 1), start, duration, word, confidence.
+
+    The recording is its id, or its file's name, in which blanks become underscores.
+    """
+    name = "_".join((transcript.id or Path(transcript.path).stem).split())
+    channel = 1 if transcript.channel is None else 1 + transcript.channel
+    return "".join(
+        f"{name} {channel} {w.start:.2f} {w.end - w.start:.2f} {w.text} {w.confidence:.2f}\n"
+        for w in transcript.words
+    )
 
 
 def as_srt(transcript: Transcript) -> str:

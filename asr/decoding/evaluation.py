@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,6 +77,24 @@ def decode_beam(
 def _row(split: str, lm: str, found: Posteriors | Encoded, hypotheses: list[str], seconds: float) -> Row:
     rtf = (found.seconds + seconds) / found.audio_seconds
     return Row(split, lm, score(found.references, hypotheses), rtf, hypotheses, seconds)
+
+
+def count_unknown(
+    references: Sequence[str], vocabulary: Iterable[str], style: Style | None
+) -> tuple[int, int]:
+    """Words of the references that an LM does not have, and all of them.
+
+    An LM leaves a word that it does not have to the acoustic model, at the unknown penalty: the rate says how
+    much of the WER an LM of other words could mend.
+
+    Args:
+        references: of a split.
+        vocabulary: the LM's words.
+        style: what words are looked up as; None: as they are.
+    """
+    known = set(vocabulary)
+    words = [word for text in references for word in (style.apply(text) if style else text).split()]
+    return sum(word not in known for word in words), len(words)
 
 
 def format_table(rows: Sequence[Row]) -> str:

@@ -25,7 +25,7 @@ from asr.data.prefetch import prefetch
 from asr.data.recordings import MIX, Recording, fault, find_recordings
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.alignment import Word, best_path, collapse, forced_path, words_of_pieces, words_on_path
-from asr.decoding.captions import Transcript, as_json, as_srt, as_text, as_vtt
+from asr.decoding.captions import Transcript, as_ctm, as_json, as_srt, as_text, as_vtt
 from asr.decoding.label_looping import greedy_in_batches
 from asr.decoding.pauses import LONGEST, cut_at_pauses
 from asr.decoding.posteriors import encoded_of, log_probs_of, long_log_probs_of
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool  # with Numba, which greedy decoding does without
     from asr.decoding.transducer_beam import TransducerSearch
 
-FORMATS = ("txt", "json", "srt", "vtt")
+FORMATS = ("txt", "json", "ctm", "srt", "vtt")
 WINDOW = 8  # batches of short recordings whose transcripts come together
 SEGMENTS = 16  # of up to 40 s, that are searched together for each process of beam search
 
@@ -370,7 +370,7 @@ class Output:
         """A transcript in the format."""
         if self.form == "txt":
             return as_text(transcript, self.timestamps)
-        return {"json": as_json, "srt": as_srt, "vtt": as_vtt}[self.form](transcript)
+        return {"json": as_json, "ctm": as_ctm, "srt": as_srt, "vtt": as_vtt}[self.form](transcript)
 
     def show(self, transcript: Transcript) -> str:
         """A transcript in the format, for standard output: text is preceded by the recording's path."""

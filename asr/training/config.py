@@ -26,7 +26,7 @@ class DataConfig:
     """What to train on.
 
     Args:
-        folder: folder with the manifests, SPLIT.jsonl each.
+        folder: folder with the manifests, SPLIT.jsonl each (docs/own_corpus.md: or other toolkits').
         train: splits to train on.
         dev: split to validate on while training.
         tokenizer: SentencePiece model made by python -m asr.data.tokenizer.

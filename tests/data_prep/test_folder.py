@@ -1,11 +1,14 @@
+import json
+
 import numpy as np
 import pytest
 import soundfile
 
 from asr.data.audio import load
-from asr.data.manifest import read_manifest
+from asr.data.manifest import Utterance, read_manifest
+from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
-from data_prep.folder import main
+from data_prep.folder import hold_out, main
 
 
 def write(path, seconds: float, rate: int = 16_000, channels: int = 1):
@@ -81,3 +84,64 @@ def test_bad_options_are_one_line(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         main(["--out", str(tmp_path / "x.jsonl"), *(option.format(tmp=tmp_path) for option in options)])
     assert not (tmp_path / "x.jsonl").exists()
+
+
+def corpus(folder, speakers=5):
+    """A recording of each speaker with its transcript beside it, and the same in a table."""
+    rows = ["Path,Sentence,client_id"]
+    for number in range(speakers):
+        path = write(folder / f"s{number}" / "a.wav", 1.0)
+        path.with_suffix(".txt").write_text(f"WORD NUMBER\n{'ABCDE'[number]}\n")
+        rows.append(f's{number}/a.wav,"WORD NUMBER {"ABCDE"[number]}",ann{number}')
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("named, speaker", [("own", "unknown"), ("own/table.csv", "ann0")])
+def test_a_corpus_with_transcripts_is_one_command_from_training(tmp_path, named, speaker):
+    corpus(tmp_path / "own")
+    options = ["--transcripts", "--dev", "0.2", "--test", "0.2", "--pieces", "16"]
+    found = prepare(tmp_path, tmp_path / named, options=options)
+    parts = {name: read_manifest(tmp_path / "data" / f"{name}.jsonl") for name in ("mine", "dev", "test")}
+    assert [len(part) for part in parts.values()] == [3, 1, 1] and parts["mine"] == found
+    everything = sorted((item for part in parts.values() for item in part), key=lambda item: item.id)
+    assert [item.id for item in everything] == [f"s{number}/a" for number in range(5)]
+    assert [item.text for item in everything] == [f"WORD NUMBER {letter}" for letter in "ABCDE"]
+    assert everything[0].speaker == speaker
+    assert Tokenizer.load(tmp_path / "data" / "tokenizer.model").pieces <= 16
+    again = prepare(tmp_path, tmp_path / named, options=options)
+    assert again == found
+
+
+def test_held_out_speakers_are_whole():
+    items = [Utterance(f"{n}", "", 1.0, "A", f"speaker{n % 7}") for n in range(70)]
+    parts = hold_out(items, {"dev": 0.1, "test": 0.2})
+    speakers = [{item.speaker for item in part} for part in parts.values()]
+    assert [len(found) for found in speakers] == [4, 1, 2] and len(set.union(*speakers)) == 7
+    assert hold_out(items, {"dev": 0.0, "test": 0.0})[""] == items
+
+
+def test_a_manifest_of_others_keeps_its_texts_and_its_parts(tmp_path):
+    path = write(tmp_path / "call.wav", 4.0, channels=2)
+    line = {"audio_filepath": str(path), "offset": 1.0, "duration": 2.0, "text": "HELLO"}
+    (tmp_path / "nemo.jsonl").write_text(json.dumps(line) + "\n")
+    [item] = prepare(tmp_path, tmp_path / "nemo.jsonl", options=["--transcripts"])
+    assert (item.id, item.text, item.duration) == ("call", "HELLO", 2.0)
+    assert np.allclose(load(item.audio), load(path)[16_000:48_000], atol=1e-4)
+
+
+def test_what_has_no_transcript_is_refused_or_left_out(tmp_path):
+    corpus(tmp_path / "own", 2)
+    (tmp_path / "own" / "s0" / "a.txt").unlink()
+    with pytest.raises(
+        UserError, match=r"1 of 2 .*recording without transcript: 1.*no words in a.txt beside"
+    ):
+        prepare(tmp_path, tmp_path / "own", options=["--transcripts"])
+    found = prepare(tmp_path, tmp_path / "own", options=["--transcripts", "--skip-bad"])
+    assert [item.id for item in found] == ["s1/a"]
+    with pytest.raises(UserError, match=r"too long.*with a transcript it is not cut"):
+        write(tmp_path / "own" / "s1" / "a.wav", 3.0)
+        prepare(tmp_path, tmp_path / "own/s1", options=["--transcripts", "--seconds", "2"])
+    (tmp_path / "bad.csv").write_text("one,two\n1,2\n")
+    with pytest.raises(UserError, match=r"bad.csv: its first line names no column path or audio"):
+        prepare(tmp_path, tmp_path / "bad.csv", options=["--transcripts"])

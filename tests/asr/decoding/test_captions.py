@@ -16,6 +16,7 @@ from asr.decoding.captions import (
     LONGEST,
     PAUSE,
     Transcript,
+    as_ctm,
     as_json,
     as_srt,
     as_text,
@@ -120,3 +121,14 @@ def test_by_hand():
         "text": "HELLO WORLD AGAIN",
         "words": [vars(word) for word in words],
     }
+
+
+def test_ctm_has_the_times_of_the_file():
+    words = [Word("HELLO", 1.0, 1.24, 0.987), Word("THERE", 1.5, 2.0, 0.5)]
+    plain = Transcript("calls/a b.wav", 3.0, "HELLO THERE", words)
+    assert as_ctm(plain) == "a_b 1 1.00 0.24 HELLO 0.99\na_b 1 1.50 0.50 THERE 0.50\n"
+    side = Transcript("calls/a b.wav", 3.0, "HELLO", words[:1], "call-7", 1.0, 1)
+    assert as_ctm(side) == "call-7 2 1.00 0.24 HELLO 0.99\n"
+    shown = json.loads(as_json(side))
+    assert (shown["id"], shown["start"], shown["channel"]) == ("call-7", 1.0, 1)
+    assert "id" not in json.loads(as_json(plain))
