@@ -6,8 +6,8 @@ linear_pos                   sines and cosines alternate in its inputs there; he
 pos_bias_u, pos_bias_v       one axis more; tied ones are stored for each layer
 pointwise convolutions       linear layers here
 depthwise convolutions       one axis more (2-D here)
-the CTC head, the embedding  the blank is the last class there and the first here; behind it, a joint network's
-and the joint network        durations stay where they are
+the CTC head, the embedding  the blank is the last class there and the first here; a joint network's
+and the joint network        durations stay behind it
 """
 
 import re

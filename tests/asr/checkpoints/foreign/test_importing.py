@@ -117,7 +117,7 @@ def test_a_transducer_says_what_the_original_does(kind, tmp_path):
         encoded, frames = model.encode(padded, lengths)
         found = greedy_of_transducer(model.transducer, encoded, frames)
     counts = set()
-    for waveform, one, x in zip(waveforms(), found, encoded, strict=True):
+    for waveform, one in zip(waveforms(), found, strict=True):
         said, logits = transducer_greedy(weights, config, waveform, "new")
         assert [number - 1 for number in one.classes] == said
         counts.add(len(said))
@@ -406,9 +406,9 @@ def test_a_transducer_whose_blank_is_no_zero_vector_is_refused(tmp_path):
 
 
 def test_biases_that_the_configuration_denies_are_refused(tmp_path):
-    """NeMo would not load them, and transformers would leave them out: they are not what the model computes."""
+    """NeMo would not load them, and transformers would leave them out."""
     has, says = make_config(**DEPTHWISE), make_config(use_bias=False, **DEPTHWISE)
-    message = r"feed_forward1\.linear1\.bias: present, but its configuration says that there are no biases"
+    message = r"feed_forward1\.linear1\.bias: present, but its configuration says that there are no"
     folder = write_huggingface(tmp_path / "parakeet", says, make_weights(has))
     archive = write_nemo(tmp_path / "model.nemo", says, make_weights(has))
     for path in (folder, archive):
