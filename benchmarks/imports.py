@@ -13,8 +13,8 @@ defaults, 0 and 1, hide errors), imported by asr.checkpoints.foreign, and run on
 largest difference of log-probabilities in nats, of each length alone and of all but the longest in one padded
 batch, and how many of the texts of the toolkit's transcribe() (NeMo) or generate() (transformers) are ours.
 
-Transducers, and hybrids by their transducer, instead: the largest difference of the joint network's logits, with
-a TDT model's durations, along the toolkit's own greedy path; texts alone, and of all in one batch.
+Of transducers, and of hybrids by theirs: the largest difference of the joint network's logits, a TDT model's
+durations included, along NeMo's own greedy path, of each length alone; texts alone, and in one batch.
 """
 
 import argparse

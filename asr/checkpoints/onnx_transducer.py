@@ -1,15 +1,15 @@
 """A transducer as three ONNX graphs in the layout of sherpa-onnx's NeMo transducers: a folder with
 
-    encoder.onnx   audio_signal (B, mels, T) fp32, length (B,) int64 -> outputs (B, D, N), encoded_lengths (B,)
+    encoder.onnx   audio_signal (B, mels, T) fp32, length (B,) -> outputs (B, D, N), encoded_lengths (B,)
     decoder.onnx   targets (B, 1) int32, target_length (B,) int32, states.h, states.c (layers, B, hidden)
                    -> outputs (B, hidden, 1), prednet_lengths (B,), next.h, next.c
     joiner.onnx    encoder_outputs (B, D, T), decoder_outputs (B, hidden, U) -> outputs (B, T, U, classes)
     tokens.txt     a piece and its class a line, the blank "<blk>" last
 
-Classes are NeMo's, the blank last and a TDT model's durations behind it; the blank is also what comes before the
-first piece. sherpa-onnx goes by the order of inputs and outputs, by the encoder's metadata, and, where durations
-are concerned, by "tdt" in the metadata's url, taking them to be 0, 1, 2, ...: others are refused. It computes
-NeMo's features: a model with --frontend.kind mel wants its own (asr/checkpoints/onnx_export.py says which).
+Classes are NeMo's, the blank last and a TDT model's durations behind it; the blank is also what comes before
+the first piece. sherpa-onnx goes by the order of inputs and outputs, by the encoder's metadata, and, for
+durations, by "tdt" in the metadata's url, taking them to be 0, 1, 2, ...: others are refused. It computes NeMo's
+features: a model with --frontend.kind mel wants its own (asr/checkpoints/onnx_export.py says which).
 """
 
 from pathlib import Path

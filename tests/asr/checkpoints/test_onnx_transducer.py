@@ -95,7 +95,7 @@ def test_the_program_makes_a_folder_or_refuses(tmp_path, capsys):
     }
     write_checkpoint(content, tmp_path / "best.ckpt")
     command = [str(tmp_path / "best.ckpt"), "--out", str(tmp_path / "made")]
-    with pytest.raises(UserError, match="not written: .* more than --tolerance 1e-12"):
+    with pytest.raises(UserError, match=r"not written: .* more than --tolerance 1e-12"):
         main([*command, "--tolerance", "1e-12"])
     assert not (tmp_path / "made").exists()
     with pytest.raises(UserError, match="--waveforms: a transducer's graphs take features"):
