@@ -8,8 +8,8 @@
 
 Classes are NeMo's, the blank last and a TDT model's durations behind it; the blank is also what comes before
 the first piece. sherpa-onnx goes by the order of inputs and outputs, by the encoder's metadata, and, for
-durations, by "tdt" in the metadata's url, taking them to be 0, 1, 2, ...: others are refused. It computes NeMo's
-features: a model with --frontend.kind mel wants its own (asr/checkpoints/onnx_export.py says which).
+durations, by "tdt" in the metadata's url, taking them to be 0, 1, 2, ...: others are refused. It computes
+NeMo's features: a model with --frontend.kind mel wants its own (asr/checkpoints/onnx_export.py says which).
 """
 
 from pathlib import Path

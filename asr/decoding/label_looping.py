@@ -6,8 +6,8 @@ Done frame by frame and utterance by utterance it is two loops in Python. Label 
 the prediction network stands still, so that the frames ahead are looked at together, a window in each pass.
 
 A model with durations (TDT, Xu et al., arXiv 2304.06795) says with every piece and blank how many frames to
-go on by, a blank one at least. It is the same loop: without durations, a blank goes on by one frame and a piece
-by none.
+go on by, a blank one at least. It is the same loop: without durations, a blank goes on by one frame, and a
+piece by none.
 """
 
 from collections.abc import Sequence
