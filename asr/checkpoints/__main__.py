@@ -44,9 +44,9 @@ def _add_import(commands) -> None:
         "import",
         help="make the same of a Conformer of NVIDIA NeMo's or Hugging Face's",
         description="Make a folder of a public Conformer, FastConformer or Parakeet model (CTC; of NeMo's "
-        "transducers, TDT models and hybrids too), with the same log-probabilities. What cannot "
-        "be exact is refused by name. (decode.py --checkpoint FILE.nemo does this by itself and keeps the folder in a cache.) Nothing in the file is unpickled, "
-        "or extracted to a path that it chooses.",
+        "transducers, TDT models and hybrids too), with the same log-probabilities. What cannot be exact is "
+        "refused by name. (decode.py --checkpoint FILE.nemo does this by itself and keeps the folder in a "
+        "cache.) Nothing in the file is unpickled, or extracted to a path that it chooses.",
     )
     command.add_argument(
         "model", type=Path, help="FILE.nemo, or a folder: of Hugging Face's Parakeet-CTC, or a .nemo unpacked"
