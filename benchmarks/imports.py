@@ -12,6 +12,9 @@ Every model is built and saved by its own toolkit, with random biases and batch-
 defaults, 0 and 1, hide errors), imported by asr.checkpoints.foreign, and run on the same noise. Columns: the
 largest difference of log-probabilities in nats, of each length alone and of all but the longest in one padded
 batch, and how many of the texts of the toolkit's transcribe() (NeMo) or generate() (transformers) are ours.
+
+Of transducers, and of hybrids by theirs: the largest difference of the joint network's logits, a TDT model's
+durations included, along NeMo's own greedy path, of each length alone; texts alone, and in one batch.
 """
 
 import contextlib
@@ -31,15 +34,17 @@ import torch
 from common import make_parser
 from torch import Tensor, nn
 
-from asr.checkpoints.checkpoint import build_model
+from asr.checkpoints.checkpoint import Recipe, build_model
 from asr.checkpoints.folder import read_folder
 from asr.checkpoints.foreign.archive import read_archive
 from asr.checkpoints.foreign.configuration import parse_config
 from asr.checkpoints.foreign.importing import ImportOptions, import_model
 from asr.data.tokenizer import train_tokenizer
 from asr.decoding.greedy import greedy
+from asr.decoding.label_looping import transducer_greedy
 from asr.errors import UserError, run_program
 from asr.model.frames import SAMPLE_RATE
+from asr.model.recogniser import Model
 
 FAST = {
     "subsampling": "dw_striding",
@@ -48,6 +53,7 @@ FAST = {
     "conv_kernel_size": 9,
 }
 PARAKEET = {**FAST, "use_bias": False, "xscaling": False}
+TDT = {"durations": [0, 1, 2, 3, 4]}
 SMALL = {"n_layers": 3, "d_model": 64, "subsampling_conv_channels": 32}
 
 
@@ -57,7 +63,8 @@ class Case:
 
     encoder: dict[str, Any] = field(default_factory=dict)
     mels: int = 80
-    hybrid: bool = False
+    heads: str = "ctc"  # as our --head
+    transducer: dict[str, Any] = field(default_factory=dict)  # prednet's, jointnet's options; durations
     huggingface: bool = False
     file: Path | None = None  # a .nemo file in place of a random model
 
@@ -67,11 +74,17 @@ CASES = {
     "Conformer-S-8x": Case({"subsampling_factor": 8}),
     "Conformer-S-tied": Case({"untie_biases": False, "xscaling": False}),
     "FastConformer-S": Case(FAST),
-    "FastConformer-S-hybrid": Case(FAST, hybrid=True),
+    "FastConformer-S-hybrid": Case(FAST, heads="hybrid-ctc"),
     "Parakeet-S": Case(PARAKEET, mels=128),
     "small-depthwise-4x": Case({**FAST, **SMALL, "subsampling_factor": 4}),
     "small-no-biases-4x": Case({**SMALL, "use_bias": False}),
     "small-kernel-5-128": Case({**SMALL, "conv_kernel_size": 5}, mels=128),
+    "Conformer-Transducer-S": Case(heads="transducer", transducer={"pred_hidden": 320, "joint_hidden": 320}),
+    "FastConformer-RNNT-S": Case(FAST, heads="transducer"),
+    "FastConformer-S-hybrid-RNNT": Case(FAST, heads="hybrid"),
+    "Parakeet-TDT-S": Case(PARAKEET, 128, "transducer", {**TDT, "pred_rnn_layers": 2}),
+    "Parakeet-TDT_CTC-S": Case(PARAKEET, 80, "hybrid", TDT),
+    "small-tanh-no-dropout": Case(SMALL, 80, "transducer", {"activation": "tanh", "dropout": 0.0}),
     "Parakeet-HF": Case({**FAST, **SMALL}, huggingface=True),
     "Parakeet-HF-no-biases": Case({**PARAKEET, **SMALL}, mels=128, huggingface=True),
 }
@@ -84,12 +97,15 @@ class Original:
     Args:
         save: writes it to a path.
         log_probs: of waveforms in one padded batch, (N, classes) each, the blank last.
-        texts: of recordings at paths.
+        texts: of recordings at paths, so many at a time.
+        path: what a transducer does with a waveform, greedily: frame and logits, the blank last among the
+            classes, of each step. None of a CTC model.
     """
 
     save: Callable[[Path], Any]
     log_probs: Callable[[Sequence[Tensor]], list[Tensor]]
-    texts: Callable[[Sequence[Path]], list[str]]
+    texts: Callable[[Sequence[Path], int], list[str]]
+    path: Callable[[Tensor], list[tuple[int, Tensor]]] | None = None
 
 
 def randomise(model: nn.Module) -> None:
@@ -110,11 +126,15 @@ def randomise(model: nn.Module) -> None:
             value.copy_(1 + 0.2 * noise(value))
         elif "decoder_layers" in name or "ctc_head" in name:
             value.copy_(2 * noise(value) / math.sqrt(value.shape[1]))  # so that classes change
+        elif "joint." in name:
+            value.copy_(3 * noise(value) / math.sqrt(value.shape[1]))
+        elif "dec_rnn" in name:
+            value.copy_(2 * noise(value) / math.sqrt(value.shape[1]))
 
 
 def nemo_original(case: Case, tokenizer: bytes, folder: Path) -> Original:
     """A model of NeMo's."""
-    from nemo.collections.asr.models import EncDecCTCModelBPE, EncDecHybridRNNTCTCBPEModel
+    from nemo.collections.asr.models import EncDecCTCModelBPE, EncDecHybridRNNTCTCBPEModel, EncDecRNNTBPEModel
     from nemo.utils import logging as nemo_logging
     from omegaconf import OmegaConf, open_dict
 
@@ -172,16 +192,26 @@ def nemo_original(case: Case, tokenizer: bytes, folder: Path) -> Original:
         "decoder": decoder,
         "optim": {"name": "adamw", "lr": 1e-3},
     }
-    if case.hybrid:
+    if case.heads != "ctc":
+        options = {
+            "pred_hidden": 64,
+            "joint_hidden": 64,
+            "pred_rnn_layers": 1,
+            "activation": "relu",
+            "dropout": 0.2,
+        }
+        options |= case.transducer
+        durations = options.get("durations", [])
         config |= {
-            "model_defaults": {"enc_hidden": dim, "pred_hidden": 64, "joint_hidden": 64},
+            "model_defaults": {"enc_hidden": dim}
+            | {name: options[name] for name in ("pred_hidden", "joint_hidden")},
             "aux_ctc": {"ctc_loss_weight": 0.3, "decoder": copy.deepcopy(decoder)},
             "decoder": {
                 "_target_": "nemo.collections.asr.modules.RNNTDecoder",
                 "normalization_mode": None,
                 "random_state_sampling": False,
                 "blank_as_pad": True,
-                "prednet": {"pred_hidden": 64, "pred_rnn_layers": 1, "dropout": 0.2},
+                "prednet": {name: options[name] for name in ("pred_hidden", "pred_rnn_layers", "dropout")},
             },
             "joint": {
                 "_target_": "nemo.collections.asr.modules.RNNTJoint",
@@ -189,23 +219,64 @@ def nemo_original(case: Case, tokenizer: bytes, folder: Path) -> Original:
                 "preserve_memory": False,
                 "fuse_loss_wer": False,
                 "fused_batch_size": -1,
-                "jointnet": {"joint_hidden": 64, "activation": "relu", "dropout": 0.2},
+                "jointnet": {name: options[name] for name in ("joint_hidden", "activation", "dropout")},
+                "num_extra_outputs": len(durations),
             },
             "decoding": {"strategy": "greedy_batch", "greedy": {"max_symbols": 10}},
             "loss": {"loss_name": "default"},
         }
+        if durations:
+            config["loss"] = {
+                "loss_name": "tdt",
+                "tdt_kwargs": {"durations": durations, "sigma": 0.05, "omega": 0.1},
+            }
+            config["decoding"] |= {"model_type": "tdt", "durations": durations}
+    kinds = {"ctc": EncDecCTCModelBPE, "transducer": EncDecRNNTBPEModel}
+    if case.heads == "transducer":
+        del config["aux_ctc"]
     settings = OmegaConf.create(config)
     with open_dict(settings):
-        model = (EncDecHybridRNNTCTCBPEModel if case.hybrid else EncDecCTCModelBPE)(cfg=settings)
+        model = kinds.get(case.heads, EncDecHybridRNNTCTCBPEModel)(cfg=settings)
     with open_dict(model.cfg):
         model.cfg.validation_ds = {"use_start_end_token": False}  # transcribe() asks for it
     randomise(model)
+    if case.heads != "ctc":
+        with torch.no_grad():
+            model.decoder.prediction["embed"].weight[-1] = 0
+            model.joint.joint_net[-1].bias[len(model.joint.vocabulary)] += 4  # blanks and pieces both come
     model.eval()
-    return wrap_nemo(model, case.hybrid)
+    return wrap_nemo(model, case.heads)
 
 
-def wrap_nemo(model: nn.Module, hybrid: bool) -> Original:
+def greedy_path(model: nn.Module, waveform: Tensor) -> list[tuple[int, Tensor]]:
+    """Frame and raw logits of each step of NeMo's greedy decoding, as its own modules compute them."""
+    model.joint.log_softmax = False
+    encoded, frames = model(input_signal=waveform[None], input_signal_length=torch.tensor([len(waveform)]))
+    encoded, blank = encoded.transpose(1, 2), len(model.joint.vocabulary)
+    durations = list(model.cfg.decoding.get("durations") or [])
+    steps, frame, here, state, last = [], 0, 0, None, torch.tensor([[blank]])
+    predicted, state = model.decoder.predict(last, None, add_sos=False, batch_size=1)
+    while frame < int(frames):
+        logits = model.joint.joint(encoded[:, frame : frame + 1], predicted)[0, 0, 0]
+        steps.append((frame, logits.clone()))
+        piece = int(logits[: blank + 1].argmax())
+        jump = durations[int(logits[blank + 1 :].argmax())] if durations else int(piece == blank)
+        if piece == blank:
+            jump = max(1, jump)
+        else:
+            predicted, state = model.decoder.predict(
+                torch.tensor([[piece]]), state, add_sos=False, batch_size=1
+            )
+            here += 1
+            jump = max(jump, int(here == 10))
+        frame, here = frame + jump, 0 if jump else here
+    model.joint.log_softmax = None
+    return steps
+
+
+def wrap_nemo(model: nn.Module, heads: str) -> Original:
     """What is asked of a NeMo model in evaluation mode."""
+    hybrid = heads == "hybrid-ctc"
     if hybrid:
         model.change_decoding_strategy(decoder_type="ctc", verbose=False)
 
@@ -217,25 +288,32 @@ def wrap_nemo(model: nn.Module, hybrid: bool) -> Original:
             found = model.ctc_decoder(encoder_output=found)
         return [row[:n].clone() for row, n in zip(found, frames.tolist(), strict=True)]
 
-    def texts(paths: Sequence[Path]) -> list[str]:
-        found = model.transcribe([str(path) for path in paths], batch_size=1, verbose=False)
+    def texts(paths: Sequence[Path], together: int) -> list[str]:
+        found = model.transcribe([str(path) for path in paths], batch_size=together, verbose=False)
         found = found[0] if isinstance(found, tuple) else found
         return [getattr(item, "text", item) for item in found]
 
-    return Original(lambda path: model.save_to(str(path)), log_probs, texts)
+    path = torch.inference_mode()(lambda waveform: greedy_path(model, waveform))
+    says = None if heads in ("ctc", "hybrid-ctc") else path
+    return Original(lambda path: model.save_to(str(path)), log_probs, texts, says)
 
 
 def restored_original(case: Case, tokenizer: bytes, folder: Path) -> Original:
     """A model of NeMo's from its file."""
-    from nemo.collections.asr.models import EncDecCTCModelBPE, EncDecHybridRNNTCTCBPEModel
+    from nemo.collections.asr.models import EncDecCTCModelBPE, EncDecHybridRNNTCTCBPEModel, EncDecRNNTBPEModel
     from omegaconf import open_dict
 
-    hybrid = parse_config(read_archive(case.file).config, str(case.file)).head.startswith("ctc_decoder")
-    kind = EncDecHybridRNNTCTCBPEModel if hybrid else EncDecCTCModelBPE
+    heads = parse_config(read_archive(case.file).config, str(case.file)).model.head
+    kinds = {
+        "ctc": EncDecCTCModelBPE,
+        "transducer": EncDecRNNTBPEModel,
+        "hybrid": EncDecHybridRNNTCTCBPEModel,
+    }
+    kind = kinds[heads]
     model = kind.restore_from(str(case.file), map_location="cpu").eval()
     with open_dict(model.cfg):
         model.cfg.validation_ds = {"use_start_end_token": False}
-    original = wrap_nemo(model, hybrid)
+    original = wrap_nemo(model, heads)
     return replace(original, save=lambda path: path.symlink_to(case.file.resolve()))
 
 
@@ -289,7 +367,7 @@ def huggingface_original(case: Case, tokenizer: bytes, folder: Path) -> Original
         return [row[:n] for row, n in zip(found, frames, strict=True)]
 
     @torch.inference_mode()
-    def texts(paths: Sequence[Path]) -> list[str]:
+    def texts(paths: Sequence[Path], together: int) -> list[str]:
         found = []
         for path in paths:
             classes = model.generate(**features([_read(path)]))[0].tolist()
@@ -312,6 +390,9 @@ def compare(name: str, case: Case, recordings: Sequence[Path], tokenizer: bytes)
         original.save(saved)
         import_model(saved, folder / "ours", ImportOptions("new", case="keep"))
         model, recipe = build_model(read_folder(folder / "ours"), folder)
+        parameters = sum(p.numel() for p in model.parameters()) / 1e6
+        if original.path:
+            return f"{name:28}{parameters:6.2f}" + transducer_cells(original, model, recipe, recordings)
 
         @torch.inference_mode()
         def ours(waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -332,12 +413,41 @@ def compare(name: str, case: Case, recordings: Sequence[Path], tokenizer: bytes)
                 0
             ]
             texts.append(recipe.tokenizer.decode(classes))
-        theirs = [" ".join(text.split()) for text in original.texts(recordings)]
+        theirs = [" ".join(text.split()) for text in original.texts(recordings, 1)]
         same = sum(a == b for a, b in zip(texts, theirs, strict=True))
-        parameters = sum(p.numel() for p in model.parameters()) / 1e6
     numbers = "".join(f"{cell:9.1e}" for cell in cells)
     letters = sum(map(len, theirs))
-    return f"{name:24}{parameters:6.2f}{numbers}   {same} of {len(theirs)} ({letters} letters)"
+    return f"{name:28}{parameters:6.2f}{numbers}   {same} of {len(theirs)} ({letters} letters)"
+
+
+@torch.inference_mode()
+def transducer_cells(original: Original, model: Model, recipe: Recipe, recordings: Sequence[Path]) -> str:
+    """A row of the table, of a transducer: logits along the path of each, texts alone and in a batch."""
+    waveforms = [_read(path) for path in recordings]
+    joint, prediction, pieces = model.transducer.joint, model.transducer.prediction, recipe.tokenizer.pieces
+    order = [*range(1, pieces + 1), 0, *range(pieces + 1, joint.project.out_features)]
+    cells, alone = "", []
+    for waveform in waveforms:
+        x, frames = model.encode(*_padded([waveform]))
+        alone.append(transducer_greedy(model.transducer, x, frames)[0].classes)
+        predicted, state = prediction.step(torch.zeros(1, 1, dtype=torch.long))
+        largest = 0.0
+        for frame, theirs in original.path(waveform):
+            ours = joint(joint.encoder(x[0, frame]), joint.prediction(predicted[0, 0]))[order]
+            largest = max(largest, float((ours - theirs).abs().max()))
+            piece = int(theirs[: pieces + 1].argmax())
+            if piece != pieces:
+                predicted, state = prediction.step(torch.tensor([[piece + 1]]), state)
+        cells += f"{largest:9.1e}"
+    together = [
+        one.classes for one in transducer_greedy(model.transducer, *model.encode(*_padded(waveforms)))
+    ]
+    for count, found in ((1, alone), (len(waveforms), together)):
+        texts = [recipe.tokenizer.decode(classes) for classes in found]
+        theirs = [" ".join(text.split()) for text in original.texts(recordings, count)]
+        same = sum(a == b for a, b in zip(texts, theirs, strict=True))
+        cells += f"   {same} of {len(theirs)}"
+    return f"{cells} ({sum(map(len, theirs))} letters)"
 
 
 def train_benchmark_tokenizer() -> bytes:
@@ -407,7 +517,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         recordings = sorted(args.audio or make_recordings(Path(folder), args.seconds), key=_seconds)
         lengths = "".join(f"{_seconds(path):7.4g} s" for path in recordings)
-        print(f"{'':24}{'M':>6}{lengths}    batch   texts", flush=True)
+        print(f"{'':28}{'M':>6}{lengths}    batch   texts", flush=True)
         for name in args.models or CASES:
             started = time.process_time()
             with contextlib.redirect_stdout(None):

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from asr.checkpoints.checkpoint import load_model
 from asr.data.manifest import read_manifest
-from asr.decoding.label_looping import MOST_A_FRAME, greedy_in_batches, transducer_greedy
+from asr.decoding.label_looping import greedy_in_batches, transducer_greedy
 from asr.decoding.posteriors import compute_encoded
 from asr.decoding.transducer_beam import TransducerSearch
 from asr.decoding.weights import GREEDY
@@ -222,7 +222,7 @@ def plain_loop(transducer: Transducer, x: Tensor) -> list[int]:
     predicted, state = transducer.prediction.step(torch.full((1, 1), BLANK, device=x.device))
     predicted = joint.prediction(predicted[0, 0])
     for frame in joint.encoder(x[0]):
-        for _ in range(MOST_A_FRAME):
+        for _ in range(transducer.config.most):
             best = joint(frame, predicted).argmax()
             if best == BLANK:
                 break
@@ -237,7 +237,7 @@ def torchaudio_search(transducer: Transducer, beam: int):
     from torchaudio.models import RNNTBeamSearch
 
     blank = transducer.joint.project.out_features - 1
-    search = RNNTBeamSearch(_AsTorchaudio(transducer), blank, step_max_tokens=MOST_A_FRAME)
+    search = RNNTBeamSearch(_AsTorchaudio(transducer), blank, step_max_tokens=transducer.config.most)
 
     def decode(x: Tensor) -> list[int]:
         best = search(x, torch.tensor([x.shape[1]], device=x.device), beam)[0]

@@ -42,11 +42,11 @@ def _add_export(commands) -> None:
 def _add_import(commands) -> None:
     command = commands.add_parser(
         "import",
-        help="make the same of a Conformer-CTC of NVIDIA NeMo's or Hugging Face's",
-        description="Make a folder of a public Conformer-CTC, FastConformer-CTC or Parakeet-CTC model, with "
-        "the same log-probabilities. What cannot be exact is refused by name. (decode.py --checkpoint "
-        "FILE.nemo does this by itself and keeps the folder in a cache.) Nothing in the file is unpickled, "
-        "or extracted to a path that it chooses.",
+        help="make the same of a Conformer of NVIDIA NeMo's or Hugging Face's",
+        description="Make a folder of a public Conformer, FastConformer or Parakeet model (CTC; of NeMo's "
+        "transducers, TDT models and hybrids too), with the same log-probabilities. What cannot be exact is "
+        "refused by name. (decode.py --checkpoint FILE.nemo does this by itself and keeps the folder in a "
+        "cache.) Nothing in the file is unpickled, or extracted to a path that it chooses.",
     )
     command.add_argument(
         "model", type=Path, help="FILE.nemo, or a folder: of Hugging Face's Parakeet-CTC, or a .nemo unpacked"

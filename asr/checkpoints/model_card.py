@@ -63,7 +63,7 @@ _HEADS = {
         "transducer{size}, which decodes unless `--head ctc` or `--lm` is given, and CTC,",
     ),
 }
-_ONNX = ", and `python -m asr.checkpoints.onnx_export FOLDER --out model.onnx` makes an\nONNX file"
+_ONNX = ", and `python -m asr.checkpoints.onnx_export FOLDER --out {out}` makes\n{made}"
 
 _UNKNOWN_ORIGIN = """\
 To be stated by whoever shares this folder: the corpora the model was trained on and their licences, and the
@@ -92,6 +92,12 @@ Made with
     {command}
 
 on `{checkpoint}`.{weights} The interval is a bootstrap over utterances."""
+
+
+def _onnx(head: str) -> str:
+    if head == "ctc":
+        return _ONNX.format(out="model.onnx", made="an ONNX file")
+    return _ONNX.format(out="onnx", made="a folder of ONNX files")
 
 
 def model_card(
@@ -127,7 +133,7 @@ def model_card(
         attention=config.attention,
         kind_of_head=title,
         head=head.format(size=size),
-        onnx=_ONNX if "ctc" in config.heads else "",
+        onnx=_onnx(config.heads[0]),
         about=_attention(config),
         layers=encoder.layers,
         dim=encoder.dim,

@@ -14,6 +14,9 @@ over the utterance and divided by its deviation, or by 0.5 if that is more.
 With --waveforms the file does this too: ``waveforms`` (B, S) fp32 at 16 kHz, S at least 512, and ``lengths``
 in samples, in the place of the features.
 
+A transducer becomes a folder of three graphs instead, as sherpa-onnx loads them: see
+asr/checkpoints/onnx_transducer.py.
+
 The file's metadata says what else a program must know: see ``metadata``. Unlike asr/model/long.py, the graph
 takes an utterance at once, so that memory grows with its length, and softmax attention's with its square.
 """
@@ -96,6 +99,15 @@ def to_onnx(model: Model, recipe: Recipe, waveforms: bool = False) -> bytes:
         UserError: onnx or onnxscript is not installed, or the model is too large for one file, or of a kind
             that no graph is made of.
     """
+    check_exportable(model, recipe)
+    batch, name = {0: "batch"}, INPUTS[waveforms]
+    shapes = {name: batch | {1: "samples" if waveforms else "frames"}, "lengths": batch}
+    graph = Graph(model, waveforms)
+    return exported(graph, graph.example(TRACED), shapes, OUTPUTS, metadata(recipe, waveforms))
+
+
+def check_exportable(model: Model, recipe: Recipe) -> None:
+    """Raise UserError where packages are not installed or no graph is made of such a model."""
     if recipe.model.frontend.normalise == "running":
         raise UserError("ONNX: no graph is made of running features (--frontend.normalise running)")
     if any(getattr(chosen, "forget", "none") != "none" for chosen in recipe.model.options.values()):
@@ -103,32 +115,42 @@ def to_onnx(model: Model, recipe: Recipe, waveforms: bool = False) -> bytes:
     need("onnx", "onnxscript")
     if 4 * sum(p.numel() for p in model.parameters()) > LARGEST_FILE:
         raise UserError("the model has more than 2 GiB of weights, which one ONNX file cannot hold")
+
+
+def exported(
+    graph: nn.Module,
+    example: tuple[Tensor, ...],
+    shapes: dict[str, dict[int, str]],
+    outputs: list[str],
+    facts: dict[str, str],
+) -> bytes:
+    """A module as the content of an ONNX file.
+
+    Args:
+        example: its arguments, to trace it with.
+        shapes: the arguments' names, and of each the axes that may have any size, by number, with a name.
+        outputs: names of what it returns.
+        facts: the file's metadata.
+    """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     # It tells what it cannot export of packages that are not here.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    batch, length = {0: torch.export.Dim.DYNAMIC}, {1: torch.export.Dim.DYNAMIC}
-    graph = Graph(model, waveforms)
+    dynamic = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in shapes.values())
     with torch.no_grad():
-        program = torch.export.export(
-            graph, graph.example(TRACED), dynamic_shapes=(batch | length, batch), strict=False
-        )
-        name = INPUTS[waveforms]
-        exported = torch.onnx.export(
+        program = torch.export.export(graph, example, dynamic_shapes=dynamic, strict=False)
+        made = torch.onnx.export(
             program,
-            input_names=[name, "lengths"],
-            output_names=OUTPUTS,
-            dynamic_shapes={
-                name: {0: "batch", 1: "samples" if waveforms else "frames"},
-                "lengths": {0: "batch"},
-            },
+            input_names=list(shapes),
+            output_names=outputs,
+            dynamic_shapes=shapes,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
-    ClearMetadataAndDocStringPass()(exported.model)  # stack traces, with this machine's paths
-    exported.model.metadata_props.update(metadata(recipe, waveforms))
-    return exported.model_proto.SerializeToString()
+    ClearMetadataAndDocStringPass()(made.model)  # stack traces, with this machine's paths
+    made.model.metadata_props.update(facts)
+    return made.model_proto.SerializeToString()
 
 
 def metadata(recipe: Recipe, waveforms: bool) -> dict[str, str]:
@@ -194,6 +216,8 @@ def need(*packages: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, export, compare, and write the file if it is right."""
+    from asr.checkpoints.onnx_transducer import export_transducer  # which takes its tools from here
+
     parser = argparse.ArgumentParser(
         prog="python -m asr.checkpoints.onnx_export",
         description=__doc__,
@@ -201,7 +225,17 @@ def main(argv: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, help="a checkpoint of train.py, or an exported folder")
-    add("--out", type=Path, required=True, help="file to write, such as model.onnx")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="file to write, such as model.onnx; of a transducer, folder to make",
+    )
+    add(
+        "--head",
+        choices=("ctc", "transducer"),
+        help="of a model that has both, the one to export (default: transducer, which decodes)",
+    )
     add("--waveforms", action="store_true", help="put the front end into the graph: 16 kHz samples in")
     add(
         "--tolerance",
@@ -212,15 +246,16 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     need("onnx", "onnxscript", "onnxruntime")  # before minutes of work
+    model, recipe = load_model(args.checkpoint)
+    head = recipe.model.heads[0] if args.head is None else args.head
+    if head not in recipe.model.heads:
+        raise UserError(f"--head {head}: {args.checkpoint} has {' and '.join(recipe.model.heads)}")
+    if head == "transducer":
+        if args.waveforms:
+            raise UserError("--waveforms: a transducer's graphs take features, as sherpa-onnx gives them")
+        return export_transducer(args.out, model, recipe, args.tolerance)
     if args.out.is_dir():
         raise UserError(f"--out {args.out}: a folder; name a file in it")
-    model, recipe = load_model(args.checkpoint)
-    if model.head is None:
-        raise UserError(
-            f"{args.checkpoint}: a transducer without a CTC head; only CTC is exported to ONNX yet"
-        )
-    if model.transducer:
-        print("a hybrid: encoder and CTC head are exported, the transducer is not")
     print(f"exporting {recipe.model.attention}, {len(model.encoder.blocks)} blocks (some seconds a block)")
     data = to_onnx(model, recipe, args.waveforms)
     difference = largest_difference(data, model, args.waveforms)

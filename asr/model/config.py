@@ -68,6 +68,7 @@ def model_to_dict(config: ModelConfig) -> dict[str, Any]:
     """Plain dicts, lists, numbers and strings: what a checkpoint may hold."""
     plain = asdict(config)
     plain["frontend"]["speeds"] = list(config.frontend.speeds)
+    plain["transducer"]["durations"] = list(config.transducer.durations)
     return plain
 
 
@@ -91,7 +92,6 @@ def model_from_dict(plain: dict[str, Any]) -> ModelConfig:
         config = ModelConfig(**{**plain, **parts})
     except (TypeError, KeyError) as error:
         raise UserError(f"model configuration: {error}") from None
-    config = replace(config, frontend=replace(config.frontend, speeds=tuple(config.frontend.speeds)))
     check_ranges(model_ranges(config), config)
     return config
 
@@ -104,13 +104,18 @@ def _section(cls: type, plain: dict[str, Any], name: str):
     for field_name, kind in kinds.items():
         if not _is_a(getattr(made, field_name), kind):
             raise UserError(f"{name}.{field_name} {getattr(made, field_name)!r}: wrong kind of value")
-    return made
+    # What reads JSON or YAML gives lists.
+    return replace(made, **{key: tuple(getattr(made, key)) for key, kind in kinds.items() if _is_tuple(kind)})
+
+
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
 
 
 def _is_a(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return any(type(value) is type(one) and value == one for one in get_args(kind))
-    if get_origin(kind) is tuple:
+    if _is_tuple(kind):
         return isinstance(value, (list, tuple)) and all(_is_a(item, get_args(kind)[0]) for item in value)
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)

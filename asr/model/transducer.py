@@ -7,6 +7,7 @@ the backward pass (Chen et al., arXiv 1604.06174), so that one chunk is all that
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from asr.model.ctc import BLANK
 CHUNK = 2**22  # numbers of the joint network's layers, each, that are there at a time: 16 MiB in fp32
 
 State = tuple[Tensor, Tensor]  # of an LSTM: (layers, B, hidden) each
+_ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,19 @@ class TransducerConfig:
         layers: of the LSTM.
         joint: of the layer in which encoder and LSTM meet.
         dropout: after the embedding and after the LSTM.
+        activation: of the joint network's layer; the next three are for imported models.
+        durations: frames to go on by, one of which comes with every piece and blank (TDT, Xu et al., arXiv
+            2304.06795); none is a transducer without. There is no loss on them: such a model only decodes.
+        most: pieces on a frame at most in greedy decoding; what says more is stuck there.
     """
 
     hidden: int = bounded(320, 1, 8192)
     layers: int = bounded(1, 1, 16)
     joint: int = bounded(320, 1, 8192)
     dropout: float = bounded(0.1, 0, 0.99)
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    durations: tuple[int, ...] = bounded((), 0, 100)
+    most: int = bounded(10, 1, 1000)
 
 
 class Transducer(nn.Module):
@@ -52,6 +61,7 @@ class Transducer(nn.Module):
 
     def __init__(self, dim: int, pieces: int, config: TransducerConfig) -> None:
         super().__init__()
+        self.config = config
         self.prediction = Prediction(pieces, config)
         self.joint = Joint(dim, pieces, config)
 
@@ -128,11 +138,15 @@ class Joint(nn.Module):
         super().__init__()
         self.encoder = nn.Linear(dim, config.joint)
         self.prediction = nn.Linear(config.hidden, config.joint)
-        self.project = nn.Linear(config.joint, pieces + 1)
+        self.activation = _ACTIVATIONS[config.activation]
+        self.project = nn.Linear(config.joint, pieces + 1 + len(config.durations))
 
     def forward(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        """What ``encoder`` and ``prediction`` give, (..., joint), broadcast, to logits (..., classes)."""
-        return self.project(F.relu(encoded + predicted))
+        """What ``encoder`` and ``prediction`` give, (..., joint), broadcast, to logits (..., classes).
+
+        Behind the classes' come the durations', where the configuration has some.
+        """
+        return self.project(self.activation(encoded + predicted))
 
 
 def lattice_loss(blank: Tensor, piece: Tensor, lengths: Tensor, target_lengths: Tensor) -> Tensor:

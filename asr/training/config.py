@@ -405,6 +405,11 @@ def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
             f"--training.distil_posteriors {training.distil_posteriors}: wants a CTC head, but --head is "
             f"{model.head}"
         )
+    if training.transducer and model.transducer.durations:
+        raise UserError(
+            f"--transducer.durations {list(model.transducer.durations)}: a transducer with durations only "
+            "decodes, there is no loss on them; --head ctc trains without it"
+        )
     if training.variational_noise and "transducer" not in model.heads:
         raise UserError(
             f"--training.variational_noise {training.variational_noise}: wants a transducer, but --head is "

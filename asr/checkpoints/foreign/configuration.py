@@ -15,19 +15,20 @@ from asr.model.conformer import EncoderConfig, SubsamplingConfig
 from asr.model.frames import FFT, HOP, SAMPLE_RATE, WINDOW
 from asr.model.frontend import FrontendConfig
 from asr.model.nemo_frontend import LOG_GUARD, PRE_EMPHASIS
+from asr.model.transducer import TransducerConfig
 
 Options = dict[str, Any]
 
-# The last part of ``target``, and where the CTC head's weights are.
+# The last part of ``target``: our --head, and where the CTC head's weights are.
 HEADS = {
-    "EncDecCTCModelBPE": "decoder.decoder_layers.0",
-    "EncDecHybridRNNTCTCBPEModel": "ctc_decoder.decoder_layers.0",
+    "EncDecCTCModelBPE": ("ctc", "decoder.decoder_layers.0"),
+    "EncDecRNNTBPEModel": ("transducer", ""),
+    "EncDecHybridRNNTCTCBPEModel": ("hybrid", "ctc_decoder.decoder_layers.0"),
 }
 _OTHERS = {
     "EncDecCTCModel": "a character vocabulary",
     "EncDecHybridRNNTCTCModel": "a character vocabulary",
-    "EncDecRNNTModel": "a transducer without a CTC head; these are not read yet",
-    "EncDecRNNTBPEModel": "a transducer without a CTC head; these are not read yet",
+    "EncDecRNNTModel": "a character vocabulary",
     "EncDecMultiTaskModel": "an attention decoder (Canary)",
     "EncDecHybridRNNTCTCBPEModelWithPrompt": "prompts",
 }
@@ -48,6 +49,16 @@ _HARMLESS = {
         pad_value rng nb_augmentation_prob nb_max_freq stft_exact_pad stft_conv max_duration use_grads
         highfreq
     """.split(),
+    "decoder": "_target_ prednet vocab_size random_state_sampling".split(),
+    "decoder.prednet": """
+        pred_hidden pred_rnn_layers dropout forget_gate_bias t_max weights_init_scale hidden_hidden_bias_scale
+        rnn_hidden_size
+    """.split(),
+    "joint": """
+        _target_ jointnet num_classes num_extra_outputs vocabulary log_softmax preserve_memory fuse_loss_wer
+        fused_batch_size experimental_fuse_loss_wer masking_prob
+    """.split(),
+    "joint.jointnet": "encoder_hidden pred_hidden joint_hidden activation dropout".split(),
 }
 # Options of which only these values can be computed here.
 _REQUIRED: dict[str, dict[str, tuple]] = {
@@ -79,6 +90,10 @@ _REQUIRED: dict[str, dict[str, tuple]] = {
         "mel_norm": ("slaney",),
         "use_torchaudio": (False,),
     },
+    "decoder": {"normalization_mode": (None,), "blank_as_pad": (True,)},
+    "decoder.prednet": {},
+    "joint": {},
+    "joint.jointnet": {},
 }
 
 
@@ -88,7 +103,8 @@ class Imported:
 
     Args:
         model: the same in ours.
-        head: name of the CTC head's layer among its weights.
+        head: name of the CTC head's layer among its weights; empty where there is none.
+        projection: name of the joint network's last layer there; empty where there is none.
         use_bias: whether linear layers and convolutions of the blocks have biases.
         xscaling: whether the subsampling's output is multiplied by sqrt(D).
         about: where it comes from, in words.
@@ -96,6 +112,7 @@ class Imported:
 
     model: ModelConfig
     head: str
+    projection: str
     use_bias: bool
     xscaling: bool
     about: str
@@ -126,7 +143,9 @@ def convert_config(config: Options, name: str, edges: str = "auto") -> Imported:
     reader = _Reader(name)
     target = str(config.get("target", "")).rpartition(".")[2]
     if target not in HEADS:
-        reader.refuse("target", target or "missing", _OTHERS.get(target, "not a CTC model with word pieces"))
+        why = _OTHERS.get(target, "neither a CTC model nor a transducer with word pieces")
+        reader.refuse("target", target or "missing", why)
+    heads, ctc = HEADS[target]
     if config.get("adapters"):
         reader.refuse("adapters", "present")
     tokenizer = reader.section(config, "tokenizer")
@@ -139,15 +158,19 @@ def convert_config(config: Options, name: str, edges: str = "auto") -> Imported:
         "encoder": _encoder(encoder, reader),
         "frontend": _frontend(features, _edges(version) if edges == "auto" else edges, reader),
     }
+    projection = ""
+    if heads != "ctc":
+        parts["transducer"], projection = _transducer(config, parts["encoder"].dim, reader)
     try:
-        model = ModelConfig("softmax", "relative", **parts)
+        model = ModelConfig("softmax", "relative", head=heads, **parts)
     except UserError as error:  # a number out of its bounds
         raise UserError(f"{name}: {error}") from None
     if reader.number(encoder, "feat_in") != model.frontend.mels:
         reader.refuse("encoder.feat_in", encoder["feat_in"], f"there are {model.frontend.mels} features")
     return Imported(
         model,
-        HEADS[target],
+        ctc,
+        projection,
         reader.flag(encoder, "use_bias", True),
         reader.flag(encoder, "xscaling", True),
         f"{target} of NeMo {version[:40]}",
@@ -183,6 +206,65 @@ def _encoder(options: Options, reader: "_Reader") -> EncoderConfig:
         batch_norm="frozen",  # NeMo's statistics count padding, which no batch of ours has in them
         subsampling=SubsamplingConfig(kinds[kind], factor, channels),
     )
+
+
+def _transducer(config: Options, dim: int, reader: "_Reader") -> tuple[TransducerConfig, str]:
+    """Sizes, and the name of the joint network's last layer: dropout, if any, is one of its layers there."""
+    decoder = reader.checked(config, "decoder", "RNNTDecoder")
+    prednet = reader.checked_part(decoder, "decoder.prednet")
+    joint = reader.checked(config, "joint", "RNNTJoint")
+    jointnet = reader.checked_part(joint, "joint.jointnet")
+    hidden = reader.number(prednet, "pred_hidden")
+    if prednet.get("rnn_hidden_size", -1) not in (-1, 0, None, hidden):
+        reader.refuse("decoder.prednet.rnn_hidden_size", prednet["rnn_hidden_size"], f"only {hidden} is")
+    for option, size in (("encoder_hidden", dim), ("pred_hidden", hidden)):
+        if jointnet.get(option, size) != size:
+            reader.refuse(f"joint.jointnet.{option}", jointnet[option], f"only {size} is")
+    activation = str(jointnet.get("activation")).lower()
+    if activation not in ("relu", "tanh", "sigmoid"):
+        reader.refuse(
+            "joint.jointnet.activation", jointnet.get("activation"), "only relu, tanh and sigmoid are"
+        )
+    durations = _durations(config, reader)
+    extra = joint.get("num_extra_outputs", 0)
+    if extra != len(durations):
+        reader.refuse("joint.num_extra_outputs", extra, f"there are {len(durations)} durations")
+    sizes = TransducerConfig(
+        hidden=hidden,
+        layers=reader.number(prednet, "pred_rnn_layers"),
+        joint=reader.number(jointnet, "joint_hidden"),
+        dropout=_share(prednet.get("dropout")),
+        activation=activation,
+        durations=durations,
+        most=_most(config, reader),
+    )
+    return sizes, f"joint.joint_net.{2 if jointnet.get('dropout') else 1}"
+
+
+def _share(value: Any) -> float:
+    """A dropout, which changes nothing in evaluation mode: what is none here is training's default."""
+    return value if type(value) in (int, float) and 0 <= value < 0.99 else TransducerConfig().dropout
+
+
+def _durations(config: Options, reader: "_Reader") -> tuple[int, ...]:
+    """A TDT model's, from where NeMo takes them: the loss, or decoding."""
+    loss, decoding = (reader.optional(config, name) for name in ("loss", "decoding"))
+    for section, options in (("decoding", decoding), ("loss", loss)):
+        if options.get("big_blank_durations") or options.get("loss_name") == "multiblank_rnnt":
+            reader.refuse(section, "with several blanks", "only one is")
+    found = decoding.get("durations") or ()
+    if loss.get("loss_name") == "tdt":
+        found = reader.optional(loss, "tdt_kwargs").get("durations")
+    if not isinstance(found, (list, tuple)) or not all(type(frames) is int for frames in found):
+        reader.refuse("durations", found, "a list of whole numbers is needed")
+    return tuple(found)
+
+
+def _most(config: Options, reader: "_Reader") -> int:
+    """Pieces on a frame at most, which NeMo's greedy decoding takes from the file; 10 where it says none."""
+    greedy = reader.optional(reader.optional(config, "decoding"), "greedy")
+    most = greedy.get("max_symbols") or greedy.get("max_symbols_per_step")
+    return reader.number({"decoding.greedy.max_symbols": most}, "decoding.greedy.max_symbols") if most else 10
 
 
 def _frontend(options: Options, edges: str, reader: "_Reader") -> FrontendConfig:
@@ -236,6 +318,19 @@ class _Reader:
         has = str(found.get("_target_", target)).rpartition(".")[2]
         if has != target:
             self.refuse(f"{name}._target_", has, f"only {target} is")
+        return self.checked_options(found, name)
+
+    def checked_part(self, options: Options, name: str) -> Options:
+        """As ``checked``, of a section within another; ``name`` has both names."""
+        found = self.section(options, name.rpartition(".")[2])
+        return self.checked_options(found, name)
+
+    def optional(self, config: Options, name: str) -> Options:
+        """A section of which nothing need be there."""
+        return self.section(config, name) if config.get(name) is not None else {}
+
+    def checked_options(self, found: Options, name: str) -> Options:
+        """Raises UserError for an option that has another value than can be computed here."""
         if "adapter" in found:
             self.refuse(f"{name}.adapter", "present")
         for option, value in found.items():

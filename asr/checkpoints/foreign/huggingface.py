@@ -89,6 +89,11 @@ def _config(path: Path) -> Options:
         if encoder.get(option, only) != only:
             has = str(encoder[option])[:60]
             raise UserError(f"{name}: {option} {has}: cannot be computed exactly here (only {only} is)")
+    biases = encoder.get("attention_bias", True)
+    if encoder.get("convolution_bias", True) != biases:
+        raise UserError(
+            f"{name}: attention_bias {str(biases)[:60]}: only the same as convolution_bias is read"
+        )
     blank, classes = found.get("pad_token_id", 1024), found.get("vocab_size", 1025)
     if type(classes) is not int or blank != classes - 1:
         raise UserError(f"{name}: pad_token_id {str(blank)[:60]}: the blank must be the last of vocab_size")
@@ -106,7 +111,7 @@ def _config(path: Path) -> Options:
             "n_heads": encoder.get("num_attention_heads", 8),
             "ff_expansion_factor": inner // dim,
             "conv_kernel_size": encoder.get("conv_kernel_size", 9),
-            "use_bias": bool(encoder.get("attention_bias", True) and encoder.get("convolution_bias", True)),
+            "use_bias": biases,
             "xscaling": encoder.get("scale_input", True),
             "subsampling": "dw_striding",
             "subsampling_factor": encoder.get("subsampling_factor", 8),

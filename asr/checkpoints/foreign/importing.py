@@ -24,7 +24,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
 from asr.files import locked
 
-VERSION = 2  # of what an import makes; a new one makes the cache's folders again
+VERSION = 3  # of what an import makes; a new one makes the cache's folders again
 
 
 @dataclass(frozen=True)

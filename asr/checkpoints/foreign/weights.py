@@ -6,7 +6,8 @@ linear_pos                   sines and cosines alternate in its inputs there; he
 pos_bias_u, pos_bias_v       one axis more; tied ones are stored for each layer
 pointwise convolutions       linear layers here
 depthwise convolutions       one axis more (2-D here)
-the CTC head                 the blank is the last class there and the first here
+the CTC head, the embedding  the blank is the last class there and the first here; a joint network's
+and the joint network        durations stay behind it
 """
 
 import re
@@ -18,16 +19,20 @@ from torch import Tensor, nn
 from asr.checkpoints.foreign.configuration import Imported
 from asr.errors import UserError
 from asr.model.conformer import Encoder
-from asr.model.ctc import CTCHead
+from asr.model.ctc import BLANK
 from asr.model.frames import subsampled
 from asr.model.nemo_frontend import make_frontend
+from asr.model.recogniser import make_heads
 
 Change = Callable[[Tensor], Tensor]
 Row = tuple[str, str, Change]
 
-# Without meaning for CTC in evaluation mode: counts, sinusoids, a hybrid's transducer.
+# Without meaning in evaluation mode: counts, sinusoids.
 _UNUSED = r".*\.num_batches_tracked|encoder\.pos_enc\.pe"
-_TRANSDUCER = r"|decoder\.prediction\..*|joint\..*"
+# The biases that ``use_bias: false`` leaves out.
+_BIASES = (
+    r"encoder\.layers\.\d+\.(feed_forward\d\.linear\d|self_attn\.linear_\w+|conv\.\w+wise_conv\d?)\.bias"
+)
 
 
 def convert_weights(
@@ -46,13 +51,16 @@ def convert_weights(
     """
     wanted = _wanted(imported, pieces, name)
     ours: dict[str, Tensor] = {}
-    for key, target, change in _rows(imported):
+    for key, target, change in _rows(imported, pieces):
+        left_out = not imported.use_bias and re.fullmatch(_BIASES, key)
+        if left_out and key in theirs:
+            raise UserError(f"{name}: {key}: present, but its configuration says that there are no biases")
         if key in theirs:
             has = tuple(theirs[key].shape)
             ours[target] = _changed(theirs.pop(key), change, key, name)
         elif target.startswith("frontend."):
             ours[target] = wanted[target]  # computed
-        elif not imported.use_bias and target.endswith(".bias"):
+        elif left_out:
             ours[target] = torch.zeros(wanted[target].shape)
         else:
             raise UserError(f"{name}: lacks {key}")
@@ -62,9 +70,10 @@ def convert_weights(
                 f"{name}: {key} has shape {has}, which does not give {needs}: not what its "
                 "configuration or tokenizer describes"
             )
-    unused = _UNUSED + (_TRANSDUCER if imported.head.startswith("ctc_decoder") else "")
+    if "transducer" in imported.model.heads and ours["transducer.prediction.embed.weight"][BLANK].any():
+        raise UserError(f"{name}: decoder.prediction.embed.weight: the blank's row is not zero")
     for key in sorted(theirs):
-        if not re.fullmatch(unused, key):
+        if not re.fullmatch(_UNUSED, key):
             raise UserError(f"{name}: {key[:80]}: weights of something that cannot be computed exactly here")
     return ours
 
@@ -77,10 +86,10 @@ def _wanted(imported: Imported, pieces: int, name: str) -> dict[str, Tensor]:
             encoder = Encoder(
                 config.encoder, config.frontend.mels, config.attention, config.positions, config.options
             )
-            head = CTCHead(encoder.dim, pieces)
+            heads = make_heads(config, encoder.dim, pieces)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
-    parts = {"frontend": make_frontend(config.frontend), "encoder": encoder, "head": head}
+    parts = {"frontend": make_frontend(config.frontend), "encoder": encoder, **heads}
     return nn.ModuleDict(parts).state_dict()
 
 
@@ -93,7 +102,7 @@ def _changed(value: Tensor, change: Change, key: str, name: str) -> Tensor:
         raise UserError(f"{name}: {key} has shape {tuple(value.shape)}, which no such layer has") from None
 
 
-def _rows(imported: Imported) -> Iterator[Row]:
+def _rows(imported: Imported, pieces: int) -> Iterator[Row]:
     """(their name, ours, what to do) for every weight of the model."""
     config = imported.model.encoder
     yield "preprocessor.featurizer.window", "frontend.mel.spectrogram.window", _same
@@ -102,8 +111,28 @@ def _rows(imported: Imported) -> Iterator[Row]:
     for i in range(config.layers):
         for theirs, ours, change in _block():
             yield f"encoder.layers.{i}.{theirs}", f"encoder.blocks.{i}.{ours}", change
+
+    def blank_first(value: Tensor) -> Tensor:
+        value = value.squeeze(-1) if value.ndim == 3 else value
+        return torch.cat((value[pieces : pieces + 1], value[:pieces], value[pieces + 1 :]))
+
+    if imported.head:
+        for part in ("weight", "bias"):
+            yield f"{imported.head}.{part}", f"head.project.{part}", blank_first
+    if "transducer" in imported.model.heads:
+        yield from _transducer(imported, blank_first)
+
+
+def _transducer(imported: Imported, blank_first: Change) -> Iterator[Row]:
+    yield "decoder.prediction.embed.weight", "transducer.prediction.embed.weight", blank_first
+    for layer in range(imported.model.transducer.layers):
+        for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            name = f"lstm.{part}_l{layer}"
+            yield f"decoder.prediction.dec_rnn.{name}", f"transducer.prediction.{name}", _same
+    yield from _pair("joint.enc", "transducer.joint.encoder")
+    yield from _pair("joint.pred", "transducer.joint.prediction")
     for part in ("weight", "bias"):
-        yield f"{imported.head}.{part}", f"head.project.{part}", _blank_first
+        yield f"{imported.projection}.{part}", f"transducer.joint.project.{part}", blank_first
 
 
 def _subsampling(imported: Imported) -> Iterator[Row]:
@@ -118,7 +147,7 @@ def _subsampling(imported: Imported) -> Iterator[Row]:
     scale = config.dim**0.5 if imported.xscaling else 1.0
     for theirs, ours in places.items():
         if factor == 8 or not ours.startswith("third"):
-            yield from _pair(f"pre_encode.conv.{theirs}", f"subsampling.{ours}", "encoder.")
+            yield from _pair(f"encoder.pre_encode.conv.{theirs}", f"encoder.subsampling.{ours}")
 
     def project(weight: Tensor) -> Tensor:
         return weight.unflatten(1, (-1, bins)).transpose(1, 2).flatten(1) * scale
@@ -127,9 +156,9 @@ def _subsampling(imported: Imported) -> Iterator[Row]:
     yield "encoder.pre_encode.out.bias", "encoder.subsampling.project.bias", lambda bias: bias * scale
 
 
-def _pair(theirs: str, ours: str, prefix: str = "") -> Iterator[Row]:
+def _pair(theirs: str, ours: str) -> Iterator[Row]:
     for part in ("weight", "bias"):
-        yield f"{prefix}{theirs}.{part}", f"{prefix}{ours}.{part}", _same
+        yield f"{theirs}.{part}", f"{ours}.{part}", _same
 
 
 def _block() -> Iterator[Row]:
@@ -161,8 +190,3 @@ def _same(value: Tensor) -> Tensor:
 
 def _sines_first(weight: Tensor) -> Tensor:
     return torch.cat((weight[:, 0::2], weight[:, 1::2]), 1)
-
-
-def _blank_first(value: Tensor) -> Tensor:
-    value = value.squeeze(-1) if value.ndim == 3 else value
-    return torch.cat((value[-1:], value[:-1]))

@@ -169,19 +169,6 @@ def test_a_missing_package_is_said_before_any_work(checkpoint, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_transducer_is_refused(tmp_path):
-    config = ModelConfig("mala", encoder=ENCODER, head="transducer")
-    content = {
-        "state_dict": {f"model.{k}": v for k, v in Model(config, TOKENIZER.pieces).state_dict().items()},
-        "recipe": pack_recipe(config, TOKENIZER),
-        "global_step": 1,
-        "training": {},
-    }
-    write_checkpoint(content, tmp_path / "best.ckpt")
-    with pytest.raises(UserError, match=r"best.ckpt: a transducer without a CTC head; only CTC is exported"):
-        main([str(tmp_path / "best.ckpt"), "--out", str(tmp_path / "model.onnx")])
-
-
 def test_bad_input_is_one_line(checkpoint, tmp_path):
     with pytest.raises(UserError, match="absent: no such checkpoint"):
         main([str(tmp_path / "absent"), "--out", str(tmp_path / "model.onnx")])

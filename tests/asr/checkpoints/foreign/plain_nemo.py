@@ -17,12 +17,15 @@ TOKENIZER = train_tokenizer(
     ["the cat sat on the mat", "a cat and a hat", "that hat sat on a cat's mat"] * 5, 20
 )
 PIECES = Tokenizer(TOKENIZER).pieces
+TRANSDUCER = "nemo.collections.asr.models.rnnt_bpe_models.EncDecRNNTBPEModel"
 HYBRID = "nemo.collections.asr.models.hybrid_rnnt_ctc_bpe_models.EncDecHybridRNNTCTCBPEModel"
 
 
-def make_config(target="nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE", mels=80, **encoder):
+def make_config(
+    target="nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE", mels=80, transducer=None, **encoder
+):
     """A small model's configuration, with options of the encoder."""
-    return {
+    return make_transducer_config(target, **transducer or {}) | {
         "target": target,
         "nemo_version": "3.0.0",
         "preprocessor": {
@@ -61,6 +64,42 @@ def make_config(target="nemo.collections.asr.models.ctc_bpe_models.EncDecCTCMode
             **encoder,
         },
         "tokenizer": {"type": "bpe", "model_path": "nemo:0123_tokenizer.model"},
+    }
+
+
+def make_transducer_config(target, layers=1, activation="relu", dropout=0.2, durations=(), most=10):
+    """The sections of a transducer's, of a hybrid's too; nothing for other models."""
+    if "RNNT" not in target:
+        return {}
+    tdt = {"loss_name": "tdt", "tdt_kwargs": {"durations": list(durations), "sigma": 0.05, "omega": 0.1}}
+    return {
+        "decoder": {
+            "_target_": "nemo.collections.asr.modules.RNNTDecoder",
+            "normalization_mode": None,
+            "random_state_sampling": False,
+            "blank_as_pad": True,
+            "prednet": {"pred_hidden": 8, "pred_rnn_layers": layers, "t_max": None, "dropout": dropout},
+            "vocab_size": PIECES,
+        },
+        "joint": {
+            "_target_": "nemo.collections.asr.modules.RNNTJoint",
+            "log_softmax": None,
+            "preserve_memory": False,
+            "fuse_loss_wer": True,
+            "fused_batch_size": 4,
+            "jointnet": {
+                "joint_hidden": 12,
+                "activation": activation,
+                "dropout": dropout,
+                "encoder_hidden": 16,
+                "pred_hidden": 8,
+            },
+            "num_classes": PIECES,
+            "num_extra_outputs": len(durations),
+            "vocabulary": ["a"] * PIECES,
+        },
+        "decoding": {"strategy": "greedy_batch", "greedy": {"max_symbols": most}},
+        "loss": tdt if durations else {"loss_name": "default"},
     }
 
 
@@ -119,10 +158,23 @@ def make_weights(config, seed=0, pieces=PIECES) -> dict[str, Tensor]:
         weights[f"{t}conv.batch_norm.running_var"] = 0.5 + torch.rand(dim, generator=generator)
         weights[f"{t}conv.batch_norm.num_batches_tracked"] = torch.tensor(7)
         add(f"{t}conv.pointwise_conv2", dim, dim, 1, fan=dim, bias=b(dim))
-    add(head_of(config), pieces + 1, dim, 1, fan=dim / 9, bias=pieces + 1)
-    if head_of(config).startswith("ctc_decoder"):
-        add("decoder.prediction.embed", pieces + 1, 8)
-        add("joint.enc", 8, dim, bias=8)
+    if head_of(config):
+        add(head_of(config), pieces + 1, dim, 1, fan=dim / 9, bias=pieces + 1)
+    if "joint" in config:
+        prednet, jointnet = config["decoder"]["prednet"], config["joint"]["jointnet"]
+        hidden, joint = prednet["pred_hidden"], jointnet["joint_hidden"]
+        add("decoder.prediction.embed", pieces + 1, hidden)
+        weights["decoder.prediction.embed.weight"][pieces] = 0
+        for layer in range(prednet["pred_rnn_layers"]):
+            for side in ("ih", "hh"):
+                name = f"decoder.prediction.dec_rnn.lstm.weight_{side}_l{layer}"
+                weights[name] = torch.randn(4 * hidden, hidden, generator=generator) / hidden**0.25
+                weights[name.replace("weight", "bias")] = 0.3 * torch.randn(4 * hidden, generator=generator)
+        add("joint.enc", joint, dim, fan=dim / 4, bias=joint)
+        add("joint.pred", joint, hidden, fan=hidden / 16, bias=joint)
+        outputs = pieces + 1 + config["joint"]["num_extra_outputs"]
+        add(projection_of(config), outputs, joint, fan=joint / 9, bias=outputs)
+        weights[f"{projection_of(config)}.bias"][pieces] += 2  # blanks and pieces both come
     filters = melscale_fbanks(257, 0, 8000, mels, 16000, norm="slaney", mel_scale="slaney")
     weights["preprocessor.featurizer.window"] = torch.hann_window(400, periodic=False)
     weights["preprocessor.featurizer.fb"] = filters.T[None]
@@ -130,7 +182,13 @@ def make_weights(config, seed=0, pieces=PIECES) -> dict[str, Tensor]:
 
 
 def head_of(config) -> str:
+    if config["target"] == TRANSDUCER:
+        return ""
     return "ctc_decoder.decoder_layers.0" if "Hybrid" in config["target"] else "decoder.decoder_layers.0"
+
+
+def projection_of(config) -> str:
+    return "joint.joint_net.2" if config["joint"]["jointnet"]["dropout"] else "joint.joint_net.1"
 
 
 def write_nemo(path, config, weights, tokenizer=TOKENIZER, mode="w", folder="./"):
@@ -158,6 +216,14 @@ def add_member(archive, name, data=b"", **fields):
 
 def log_probs(weights, config, waveform: Tensor, edges: str) -> Tensor:
     """waveform (S,) to log-probabilities (N, pieces + 1), the blank last; all in float64."""
+    x = encode(weights, config, waveform, edges)
+    head = head_of(config)
+    weight, bias = weights[f"{head}.weight"].double(), weights[f"{head}.bias"].double()
+    return F.log_softmax(F.conv1d(x.T[None], weight, bias)[0].T, -1)
+
+
+def encode(weights, config, waveform: Tensor, edges: str) -> Tensor:
+    """waveform (S,) to encoded frames (N, D) in float64."""
     w = {name: value.double() for name, value in weights.items()}
     e = config["encoder"]
     x = _features(waveform.double(), w, edges)
@@ -166,8 +232,49 @@ def log_probs(weights, config, waveform: Tensor, edges: str) -> Tensor:
         x = x * math.sqrt(e["d_model"])
     for i in range(e["n_layers"]):
         x = _layer(x, {n.removeprefix(f"encoder.layers.{i}."): v for n, v in w.items()}, e)
-    head = head_of(config)
-    return F.log_softmax(F.conv1d(x.T[None], w[f"{head}.weight"], w[f"{head}.bias"])[0].T, -1)
+    return x
+
+
+def transducer_greedy(weights, config, waveform: Tensor, edges: str) -> tuple[list[int], Tensor]:
+    """Pieces that a transducer says, frame by frame and piece by piece, and the logits on the way."""
+    w = {name: value.double() for name, value in weights.items()}
+    x, blank = encode(weights, config, waveform, edges), len(w["decoder.prediction.embed.weight"]) - 1
+    durations = config["loss"].get("tdt_kwargs", {}).get("durations", [])
+    activation = getattr(torch, config["joint"]["jointnet"]["activation"])
+    most = config["decoding"]["greedy"]["max_symbols"]
+    said, frame, here, logits = [], 0, 0, []
+    while frame < len(x):
+        predicted = _predict([blank, *said], w, config["decoder"]["prednet"]["pred_rnn_layers"])
+        hidden = F.linear(x[frame], w["joint.enc.weight"], w["joint.enc.bias"])
+        hidden = activation(hidden + F.linear(predicted, w["joint.pred.weight"], w["joint.pred.bias"]))
+        last = projection_of(config)
+        found = F.linear(hidden, w[f"{last}.weight"], w[f"{last}.bias"])
+        logits.append(found)
+        piece = int(found[: blank + 1].argmax())
+        jump = durations[int(found[blank + 1 :].argmax())] if durations else int(piece == blank)
+        if piece == blank:
+            jump = max(jump, 1)
+        else:
+            said.append(piece)
+            here += 1
+            jump = max(jump, int(here == most))
+        frame, here = frame + jump, 0 if jump else here
+    return said, torch.stack(logits)
+
+
+def _predict(pieces: list[int], w, layers: int) -> Tensor:
+    """An LSTM by its formula: what it gives after the last piece."""
+    rows = list(w["decoder.prediction.embed.weight"][pieces])
+    for layer in range(layers):
+        name = "decoder.prediction.dec_rnn.lstm.{}_{}_l" + str(layer)
+        h = c = torch.zeros_like(rows[0])
+        for n, row in enumerate(rows):
+            gates = F.linear(row, w[name.format("weight", "ih")], w[name.format("bias", "ih")])
+            gates = gates + F.linear(h, w[name.format("weight", "hh")], w[name.format("bias", "hh")])
+            enter, forget, new, leave = gates.chunk(4)
+            c = forget.sigmoid() * c + enter.sigmoid() * new.tanh()
+            h = rows[n] = leave.sigmoid() * c.tanh()
+    return rows[-1]
 
 
 def _features(x: Tensor, w, edges: str) -> Tensor:

@@ -1,7 +1,7 @@
 """What cannot be computed exactly is refused by name, and what makes no difference is not."""
 
 import pytest
-from plain_nemo import HYBRID, make_config
+from plain_nemo import HYBRID, TRANSDUCER, make_config
 
 from asr.checkpoints.foreign.configuration import convert_config
 from asr.errors import UserError
@@ -75,13 +75,12 @@ def test_what_cannot_be_exact_is_refused_by_name(section, option, value):
 @pytest.mark.parametrize(
     ("target", "why"),
     [
-        ("rnnt_bpe_models.EncDecRNNTBPEModel", "a transducer"),
-        ("rnnt_models.EncDecRNNTModel", "a transducer"),
+        ("rnnt_models.EncDecRNNTModel", "a character vocabulary"),
         ("ctc_models.EncDecCTCModel", "a character vocabulary"),
         ("hybrid_rnnt_ctc_models.EncDecHybridRNNTCTCModel", "a character vocabulary"),
         ("hybrid_rnnt_ctc_bpe_models_prompt.EncDecHybridRNNTCTCBPEModelWithPrompt", "prompts"),
         ("aed_multitask_models.EncDecMultiTaskModel", "an attention decoder"),
-        ("clustering_diarizer.ClusteringDiarizer", "not a CTC model"),
+        ("clustering_diarizer.ClusteringDiarizer", "neither a CTC model nor"),
     ],
 )
 def test_other_models_are_refused(target, why):
@@ -134,4 +133,36 @@ def test_what_is_no_configuration(spoil):
 
 
 def test_the_head_of_a_hybrid_is_its_ctc_branch():
-    assert convert_config(make_config(target=HYBRID), "m.nemo").head == "ctc_decoder.decoder_layers.0"
+    found = convert_config(make_config(target=HYBRID), "m.nemo")
+    assert (found.head, found.model.head) == ("ctc_decoder.decoder_layers.0", "hybrid")
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value", "message"),
+    [
+        ("decoder", "normalization_mode", "layer", r"decoder\.normalization_mode layer"),
+        ("decoder", "blank_as_pad", False, r"decoder\.blank_as_pad False"),
+        (
+            "decoder",
+            "_target_",
+            "x.StatelessTransducerDecoder",
+            r"decoder\._target_ StatelessTransducerDecoder",
+        ),
+        ("joint", "_target_", "x.SampledRNNTJoint", r"joint\._target_ SampledRNNTJoint"),
+        ("joint", "num_extra_outputs", 3, r"joint\.num_extra_outputs 3: .*there are 0 durations"),
+        ("joint", "new_option", 3, r"joint\.new_option 3: .*does not know"),
+        ("loss", "loss_name", "multiblank_rnnt", "loss with several blanks"),
+        ("decoding", "big_blank_durations", [2, 4], "decoding with several blanks"),
+        ("decoding", "durations", "many", "durations many: .*list of whole numbers"),
+        ("prednet", "rnn_hidden_size", 16, r"decoder\.prednet\.rnn_hidden_size 16: .*only 8 is"),
+        ("prednet", "new_option", 16, r"decoder\.prednet\.new_option 16"),
+        ("jointnet", "activation", "gelu", r"joint\.jointnet\.activation gelu"),
+        ("jointnet", "encoder_hidden", 17, r"joint\.jointnet\.encoder_hidden 17: .*only 16 is"),
+    ],
+)
+def test_what_a_transducer_cannot_be_is_refused_by_name(section, option, value, message):
+    config = make_config(target=TRANSDUCER)
+    inner = {"prednet": config["decoder"]["prednet"], "jointnet": config["joint"]["jointnet"]}
+    (config | inner)[section][option] = value
+    with pytest.raises(UserError, match=f"^m\\.nemo: {message}"):
+        convert_config(config, "m.nemo")

@@ -11,10 +11,12 @@ from plain_nemo import (
     HYBRID,
     PIECES,
     TOKENIZER,
+    TRANSDUCER,
     add_member,
     log_probs,
     make_config,
     make_weights,
+    transducer_greedy,
     write_nemo,
 )
 from safetensors.torch import save_file
@@ -25,6 +27,7 @@ from asr.checkpoints.checkpoint import load_model, read_trained
 from asr.checkpoints.foreign import importing
 from asr.checkpoints.foreign.importing import ImportOptions, cached, import_model
 from asr.data.tokenizer import Tokenizer
+from asr.decoding.label_looping import transducer_greedy as greedy_of_transducer
 from asr.errors import UserError
 from asr.model.long import long_log_probs
 from asr.training.config import parse_config
@@ -41,6 +44,21 @@ KINDS = {
     "tied biases": {"untie_biases": False},
     "no biases": {**DEPTHWISE, "use_bias": False},
     "hybrid": {"target": HYBRID, **DEPTHWISE},
+}
+TRANSDUCERS = {
+    "Conformer-Transducer": {"target": TRANSDUCER},
+    "two layers": {"target": TRANSDUCER, "transducer": {"layers": 2, "most": 2}},
+    "FastConformer-RNNT": {"target": TRANSDUCER, **DEPTHWISE, "transducer": {"dropout": 0.0}},
+    "tanh": {"target": TRANSDUCER, "transducer": {"activation": "tanh"}},
+    "sigmoid": {"target": TRANSDUCER, "transducer": {"activation": "sigmoid"}},
+    "hybrid": {"target": HYBRID, **DEPTHWISE},
+    "Parakeet-TDT": {
+        "target": TRANSDUCER,
+        **DEPTHWISE,
+        "mels": 128,
+        "transducer": {"durations": (0, 1, 2, 3, 4)},
+    },
+    "TDT hybrid": {"target": HYBRID, **DEPTHWISE, "use_bias": False, "transducer": {"durations": (0, 1, 3)}},
 }
 
 
@@ -83,6 +101,30 @@ def test_log_probabilities_are_the_original_s(kind, edges, tmp_path):
     path = write_nemo(tmp_path / "model.nemo", config, weights)
     import_model(path, tmp_path / "ours", ImportOptions(edges=edges))
     compare(tmp_path / "ours", config, weights, edges)
+
+
+@pytest.mark.parametrize("kind", TRANSDUCERS)
+def test_a_transducer_says_what_the_original_does(kind, tmp_path):
+    config = make_config(**TRANSDUCERS[kind])
+    weights = make_weights(config)
+    import_model(write_nemo(tmp_path / "model.nemo", config, weights), tmp_path / "ours")
+    model, recipe = load_model(tmp_path / "ours")
+    assert recipe.model.head == ("hybrid" if "hybrid" in kind else "transducer")
+    model.double()
+    lengths = torch.tensor([len(x) for x in waveforms()])
+    padded = torch.nn.utils.rnn.pad_sequence(waveforms(), batch_first=True).double()
+    with torch.no_grad():
+        encoded, frames = model.encode(padded, lengths)
+        found = greedy_of_transducer(model.transducer, encoded, frames)
+    counts = set()
+    for waveform, one in zip(waveforms(), found, strict=True):
+        said, logits = transducer_greedy(weights, config, waveform, "new")
+        assert [number - 1 for number in one.classes] == said
+        counts.add(len(said))
+        steps = logits[:, : PIECES + 1].log_softmax(-1).max(-1)
+        expected = steps.values[steps.indices != PIECES].tolist()
+        assert one.log_probs == pytest.approx(expected, rel=0, abs=1e-8)
+    assert len(counts) > 1 and max(counts) > 3  # it is about something
 
 
 @pytest.mark.parametrize(("mode", "folder"), [("w", ""), ("w:gz", "./"), ("w:gz", "")])
@@ -319,6 +361,7 @@ def test_sizes_that_cannot_be_are_named(options, message, tmp_path):
             change("decoder.decoder_layers.0.bias", lambda b: b[:-1]),
             r"decoder_layers\.0\.bias has shape \(\d+,\)",
         ),
+        (change("joint.enc.weight", lambda _: torch.zeros(3, 3)), r"joint\.enc\.weight: weights of"),
         (change("encoder.pre_encode.out.weight", lambda w: w[:, 1:]), r"pre_encode\.out\.weight has shape"),
         (change("encoder.layers.0.norm_out.bias", lambda b: b.long()), "not of floating-point numbers"),
         (change("encoder.layers.0.norm_out.bias", lambda b: b[:1].expand(10**12)), "larger than the file"),
@@ -337,7 +380,7 @@ def test_weights_that_do_not_fit_are_named(spoil, message, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "EncDecRNNTBPEModel"}, "target EncDecRNNTBPEModel: .*a transducer without a CTC head"),
+        ({"target": "EncDecRNNTModel"}, "target EncDecRNNTModel: .*a character vocabulary"),
         ({"att_context_size": [70, 13]}, r"encoder\.att_context_size \[70, 13\]: .*only None or"),
         ({"conv_norm_type": "layer_norm"}, r"encoder\.conv_norm_type layer_norm: .*only batch_norm is"),
         ({"adapter": {}}, r"encoder\.adapter present"),
@@ -351,6 +394,45 @@ def test_decoding_with_what_does_not_fit_is_one_line(options, message, tmp_path,
         decode.main(["--checkpoint", str(path), "--audio", "a.wav"])
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "cache" / "magnitude-asr" / "imported").glob("[!.]*"))
+
+
+def test_a_transducer_whose_blank_is_no_zero_vector_is_refused(tmp_path):
+    config = make_config(target=TRANSDUCER)
+    weights = make_weights(config)
+    weights["decoder.prediction.embed.weight"][PIECES, 3] = 0.1
+    path = write_nemo(tmp_path / "model.nemo", config, weights)
+    with pytest.raises(UserError, match=r"decoder\.prediction\.embed\.weight: the blank's row is not zero"):
+        import_model(path, tmp_path / "ours")
+
+
+def test_biases_that_the_configuration_denies_are_refused(tmp_path):
+    """NeMo would not load them, and transformers would leave them out."""
+    has, says = make_config(**DEPTHWISE), make_config(use_bias=False, **DEPTHWISE)
+    message = r"feed_forward1\.linear1\.bias: present, but its configuration says that there are no"
+    folder = write_huggingface(tmp_path / "parakeet", says, make_weights(has))
+    archive = write_nemo(tmp_path / "model.nemo", says, make_weights(has))
+    for path in (folder, archive):
+        with pytest.raises(UserError, match=message):
+            import_model(path, tmp_path / "ours")
+
+
+def test_one_kind_of_biases_alone_is_refused(tmp_path):
+    config = make_config(**DEPTHWISE)
+    folder = write_huggingface(tmp_path / "parakeet", config, make_weights(config))
+    about = json.loads((folder / "config.json").read_text())
+    about["encoder_config"]["attention_bias"] = False
+    (folder / "config.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="attention_bias False: only the same as convolution_bias"):
+        import_model(folder, tmp_path / "ours")
+
+
+def test_a_transducer_with_durations_is_not_trained(tmp_path):
+    config = make_config(**TRANSDUCERS["TDT hybrid"])
+    import_model(write_nemo(tmp_path / "m.nemo", config, make_weights(config)), tmp_path / "ours")
+    given = ["--init", str(tmp_path / "ours"), "--out", "x", "--attention", "mala"]
+    with pytest.raises(UserError, match=r"--transducer\.durations \[0, 1, 3\]: .* only decodes"):
+        parse_config([*given, "--head", "hybrid"])
+    assert parse_config([*given, "--head", "ctc"]).model.head == "ctc"
 
 
 def test_several_tokenizers_or_none(tmp_path):
