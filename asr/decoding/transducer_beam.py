@@ -30,6 +30,7 @@ from asr.decoding import EXPANSIONS, TRANSDUCER_BEAM
 from asr.decoding.label_looping import Hypothesis, greedy_in_batches
 from asr.decoding.weights import GREEDY, Weights
 from asr.decoding.words import Reader, Reading, WordModel, log_add
+from asr.errors import UserError
 from asr.model.ctc import BLANK, CTCHead
 from asr.model.transducer import Transducer
 
@@ -154,6 +155,9 @@ class TransducerSearch:
         ctc_weight: factor on CTC's log-probability.
         floor: nats; pieces less likely in a frame are not tried.
 
+    Raises:
+        UserError: the transducer has durations (TDT), which only greedy decoding knows.
+
     Attributes:
         style: the LM's, where the model also writes otherwise; else None.
     """
@@ -168,6 +172,8 @@ class TransducerSearch:
         ctc_weight: float = 0.0,
         floor: float = FLOOR,
     ) -> None:
+        if transducer.config.durations:
+            raise UserError("beam search: not with a transducer's durations (TDT); decode without an LM")
         self.transducer, self.words = transducer, words
         self.style = words.style if words else None
         self.beam, self.expansions, self.floor = beam, expansions, floor

@@ -14,6 +14,7 @@ from asr.decoding.label_looping import transducer_greedy
 from asr.decoding.transducer_beam import TransducerSearch, ctc_log_likelihoods
 from asr.decoding.weights import GREEDY, Weights
 from asr.decoding.words import WordModel
+from asr.errors import UserError
 from asr.lm import build as lm
 from asr.model.ctc import BLANK, CTCHead
 from asr.model.transducer import Transducer, TransducerConfig
@@ -179,6 +180,11 @@ def test_greedy_weights_are_greedy_decoding():
     for item, classes in zip(frames, found, strict=True):
         [alone] = transducer_greedy(transducer, torch.from_numpy(item)[None], torch.tensor([len(item)]))
         assert classes == alone.classes
+
+
+def test_a_transducer_with_durations_is_refused():
+    with pytest.raises(UserError, match="durations"):
+        TransducerSearch(Transducer(DIM, 3, TransducerConfig(hidden=6, joint=5, durations=(0, 1))))
 
 
 def test_ctc_counts_by_all_alignments():
