@@ -14,8 +14,9 @@ from asr.attention.masked import mask_scores
 from asr.attention.positions import relative_shift, relative_sinusoids, rotary_table, rotate
 from asr.bounds import bounded
 
-# Queries are taken in blocks whose scores by position stay under this many bytes.
-SCORE_BYTES = 2**28
+# Queries are taken in blocks whose scores by position stay under this many bytes: on a CPU, in its cache.
+SCORE_BYTES = {"cpu": 2**23}
+MOST_SCORE_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,17 @@ class SoftmaxAttention(SelfAttention):
         return Keys(k, v, keys.valid[:, gone:].clone(), keys.start + gone)
 
     def attend(self, q: Tensor, summary: Keys, frames: Frames) -> Tensor:
-        if torch.compiler.is_exporting():  # the number of blocks would be fixed in the graph
-            return self._attend_block(q, summary, frames.start, frames.chunk)
         b, h, n, _ = q.shape
-        rows = max(1, SCORE_BYTES // (4 * b * h * summary.k.shape[-2]))
-        outputs = [
-            self._attend_block(q[:, :, first : first + rows], summary, frames.start + first, frames.chunk)
-            for first in range(0, n, rows)
-        ]
+        offsets = self._offsets(n, summary, frames.start, q.dtype)
+        if torch.compiler.is_exporting():  # the number of blocks would be fixed in the graph
+            return self._attend_block(q, summary, frames.start, frames.chunk, offsets)
+        most = SCORE_BYTES.get(q.device.type, MOST_SCORE_BYTES)
+        rows = max(1, most // (4 * b * h * summary.k.shape[-2]))
+        outputs = []
+        for first in range(0, n, rows):
+            block = q[:, :, first : first + rows]
+            theirs = None if offsets is None else _offsets_of(offsets, n, first, block.shape[-2])
+            outputs.append(self._attend_block(block, summary, frames.start + first, frames.chunk, theirs))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -2)
 
     def fused_core(self, q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
@@ -110,17 +114,29 @@ class SoftmaxAttention(SelfAttention):
 
     def weights(self, q: Tensor, k: Tensor, frames: Frames) -> Tensor:
         keys = self.summarise(q, k, k, frames, None)
-        q, bias = self._inputs(q, keys, frames.start, frames.chunk)
+        offsets = self._offsets(q.shape[-2], keys, frames.start, q.dtype)
+        q, bias = self._inputs(q, keys, frames.start, frames.chunk, offsets)
         return torch.softmax(q @ keys.k.transpose(-2, -1) * self.scale + bias, dim=-1)
 
-    def _attend_block(self, q: Tensor, keys: Keys, start: int, chunk: int) -> Tensor:
-        """The output (B, H, n, d) for n queries from frame ``start``."""
-        q, bias = self._inputs(q, keys, start, chunk)
+    def _attend_block(self, q: Tensor, keys: Keys, start: int, chunk: int, offsets: Tensor | None) -> Tensor:
+        """The output (B, H, n, d) for n queries from frame ``start``; ``offsets``: see ``_offsets``."""
+        q, bias = self._inputs(q, keys, start, chunk, offsets)
         if q.dtype in flash.DTYPES:
             return flash.attend_biased(q, keys.k, keys.v, bias, self.scale)
         return F.scaled_dot_product_attention(q, keys.k, keys.v, attn_mask=bias, scale=self.scale)
 
-    def _inputs(self, q: Tensor, keys: Keys, start: int, chunk: int) -> tuple[Tensor, Tensor]:
+    def _offsets(self, n: int, keys: Keys, start: int, dtype: torch.dtype) -> Tensor | None:
+        """W r (H, d, n + N - 1) of n queries from frame ``start``, from the largest offset down."""
+        if self.positions != "relative":
+            return None
+        dim, first = self.heads * self.head_dim, start - keys.start
+        sinusoids = relative_sinusoids(n, keys.k.shape[-2], first, dim, keys.k.device, dtype)
+        offsets = F.linear(sinusoids, self.offset.weight.to(dtype))
+        return offsets.unflatten(-1, (self.heads, self.head_dim)).permute(1, 2, 0)
+
+    def _inputs(
+        self, q: Tensor, keys: Keys, start: int, chunk: int, offsets: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Queries from frame ``start``, and the bias (B, H or 1, n or 1, N) that masks and places keys."""
         bias = mask_scores(torch.zeros_like(keys.k[:, :1, None, :, 0]), keys.valid)
         if chunk:
@@ -128,13 +144,8 @@ class SoftmaxAttention(SelfAttention):
                 self._hidden(q.shape[-2], keys, start, chunk), torch.finfo(bias.dtype).min / 2
             )
         q = self._place(self._normalise(q), start)
-        if self.positions == "relative":
-            dim = self.heads * self.head_dim
-            first = start - keys.start
-            offsets = relative_sinusoids(q.shape[-2], keys.k.shape[-2], first, dim, q.device, q.dtype)
-            offsets = F.linear(offsets, self.offset.weight.to(q.dtype))
-            offsets = offsets.unflatten(-1, (self.heads, self.head_dim)).transpose(0, 1)
-            by_offset = ((q + self.offset_bias) * self.scale).to(q.dtype) @ offsets.transpose(-2, -1)
+        if offsets is not None:
+            by_offset = ((q + self.offset_bias) * self.scale).to(q.dtype) @ offsets
             bias = bias + relative_shift(by_offset)
             q = (q + self.content_bias).to(q.dtype)
         return q, bias
@@ -162,3 +173,9 @@ class SoftmaxAttention(SelfAttention):
     def _place(self, x: Tensor, start: int) -> Tensor:
         """Queries or keys (B, H, n, d) from frame ``start`` with rotary positions, turned in fp32."""
         return rotate(at_least_fp32(x), start).to(x.dtype) if self.positions == "rotary" else x
+
+
+def _offsets_of(offsets: Tensor, n: int, first: int, rows: int) -> Tensor:
+    """Of offsets (H, d, n + N - 1) of n queries, those of ``rows`` queries from the first on."""
+    start = n - first - rows
+    return offsets[..., start : offsets.shape[-1] - first]
