@@ -119,7 +119,7 @@ def pyctcdecode_decoder(args, tokenizer: Tokenizer) -> Callable[[Weights], Decod
 
     def at(weights: Weights) -> Decode:
         def decode(log_probs: np.ndarray) -> str:
-            weight, word, penalty = weights
+            weight, word, penalty, _ = weights
             decoder.reset_params(alpha=weight, beta=word, unk_score_offset=-penalty)
             return decoder.decode(log_probs, beam_width=args.beam)
 
@@ -262,7 +262,7 @@ def main() -> None:
         found = [decode(item) for item in test.log_probs]
         taken = time.process_time() - started
         on_test = word_error_rate(test.references, found)
-        weight, word, penalty = tuned[name]
+        weight, word, penalty, _ = tuned[name]
         print(
             f"{name:16} {weight:9.2f} {word:10.2f} {penalty:15.2f} {on_dev:8.2f} {on_test:8.2f} {taken:7.1f} "
             f"{test.seconds / taken:12.0f}",

@@ -1,7 +1,7 @@
 """What a transducer's loss takes, and how fast greedy decoding and beam search are, beside torchaudio's.
 
-python benchmarks/transducer.py loss [--utterances 16 --frames 375 --tokens 60 --pieces 256]
-python benchmarks/transducer.py decoding [--checkpoint CKPT --data data/demo --splits test] [--beam 4]
+    python benchmarks/transducer.py loss [--utterances 16 --frames 375 --tokens 60 --pieces 256]
+    python benchmarks/transducer.py decoding [--checkpoint CKPT --data data/demo --splits test] [--beam 4]
 
 loss: peak memory and processor seconds of one forward and backward pass from encoded frames, each way in a
 process of its own: the joint network's whole output with torchaudio's rnnt_loss, with our loss, and ours in

@@ -124,6 +124,7 @@ def test_a_transducers_losses_are_compared():
 
 
 def test_a_transducers_decoders_are_compared():
-    shown = run("transducer", "greedy", "--utterances", 1)
-    assert re.search(r"^label looping .* 1 of 1$", shown, re.MULTILINE), shown
-    assert re.search(r"^RNNTBeamSearch, beam 1 .* of 1$", shown, re.MULTILINE), shown
+    shown = run("transducer", "decoding", "--utterances", 1, "--beam", 2)
+    assert re.search(r"^label looping .* 1 of 1 .*\d$", shown, re.MULTILINE), shown
+    for other in ("RNNTBeamSearch, beam 1", "beam search, beam 2", "RNNTBeamSearch, beam 2"):
+        assert re.search(rf"^{other} .* of 1 .*\d$", shown, re.MULTILINE), shown
