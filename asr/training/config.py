@@ -90,6 +90,10 @@ class TrainingConfig:
         skip_limit: the run ends after so many steps in a row whose gradient is not finite; such steps
             are skipped and listed in skipped.jsonl.
         validate_every: steps between validations, each of which writes a checkpoint.
+        checkpoint_minutes: greatest age of the last checkpoint, where validations are further apart; 0 for
+            any.
+        keep: validations whose checkpoints stay beside last and best, as step-N.ckpt, for python -m
+            asr.checkpoints average.
         seed: of weights, batches and augmentation.
         precision: auto (bf16 where the GPU or CPU has it, else fp32), fp32 or bf16. Batch norm, CTC and
             attention's eager core are in fp32 in any case; its fused cores follow the precision.
@@ -130,6 +134,8 @@ class TrainingConfig:
     variational_noise: float = 0.0
     skip_limit: int = 20
     validate_every: int = 2_000
+    checkpoint_minutes: float = 30.0
+    keep: int = 0
     seed: int = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     kernels: Literal["auto", "eager", "fused"] = "auto"
@@ -343,6 +349,8 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.variational_noise": 0 <= training.variational_noise < math.inf,
         "--training.skip_limit": training.skip_limit > 0,
         "--training.validate_every": training.validate_every > 0,
+        "--training.checkpoint_minutes": 0 <= training.checkpoint_minutes < math.inf,
+        "--training.keep": training.keep >= 0,
         "--training.devices": training.devices > 0,
         "--training.nodes": training.nodes > 0,
     }
