@@ -53,7 +53,10 @@ class TrainingConfig:
     Args:
         steps: optimiser steps in all.
         seconds: audio in a batch, padding included, per device.
-        accumulate: batches per optimiser step.
+        accumulate: batches per optimiser step and device.
+        step_seconds: audio in an optimiser step, padding included, over all devices and accumulated batches,
+            in the place of accumulate, which then follows: a whole multiple of seconds times the devices. A
+            step then holds the same batches on any number of GPUs. 0: accumulate says it.
         nonspeech: share of generated sounds without speech (silence, noise, hum, clicks, tones) in the audio,
             with empty transcripts, so that the model says nothing to them; 0 for none.
         peak_lr: highest learning rate.
@@ -111,6 +114,7 @@ class TrainingConfig:
     steps: int = 100_000
     seconds: float = 1200.0
     accumulate: int = 1
+    step_seconds: float = 0.0
     nonspeech: float = 0.0
     peak_lr: float = 1.5e-3
     warmup: int = 10_000
@@ -219,6 +223,8 @@ def dump_config(config: Config) -> str:
     if "transducer" not in config.model.heads:
         del plain["transducer"]
     plain |= {"data": asdict(config.data), "training": asdict(config.training)}
+    if config.training.step_seconds:
+        del plain["training"]["accumulate"]  # which follows, and is another on other devices
     plain |= {"out": str(config.out), "resume": config.resume, "init": config.init}
     return yaml.safe_dump(plain, sort_keys=False)
 
@@ -332,6 +338,7 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.steps": training.steps > 0,
         "--training.seconds": 0 < training.seconds < math.inf,
         "--training.accumulate": training.accumulate > 0,
+        "--training.step_seconds": 0 <= training.step_seconds < math.inf,
         "--training.nonspeech": 0 <= training.nonspeech < 1,
         "--training.peak_lr": training.peak_lr > 0,
         "--training.warmup": training.warmup >= 0,
@@ -355,6 +362,8 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.nodes": training.nodes > 0,
     }
     check_ranges(checks, parsed)
+    if training.step_seconds:
+        training = replace(training, accumulate=_batches_a_step(training))
     _check_losses(training, model)
     _check_frozen(training, model, parsed.init or parsed.resume)
     if model.encoder.batch_norm == "frozen" and not (parsed.init or parsed.resume):
@@ -366,6 +375,24 @@ def _to_config(parsed: Namespace) -> Config:
             f"--training.validate_every {training.validate_every}"
         )
     return Config(model, parsed.data, training, Path(parsed.out), parsed.resume, parsed.init, parsed.dry_run)
+
+
+def _batches_a_step(training: TrainingConfig) -> int:
+    """Batches of each device in a step of ``step_seconds``; raises UserError where no number of them is that."""
+    devices = training.devices * training.nodes
+    passed = training.seconds * devices  # at once
+    batches = max(round(training.step_seconds / passed), 1)
+    option = f"--training.step_seconds {training.step_seconds:g}"
+    if not math.isclose(batches * passed, training.step_seconds, rel_tol=1e-6):
+        raise UserError(
+            f"{option}: not a multiple of --training.seconds {training.seconds:g} on {devices} devices; "
+            f"nearest is {batches * passed:g}, or change --training.seconds"
+        )
+    if training.accumulate not in (1, batches):
+        raise UserError(
+            f"--training.accumulate {training.accumulate}: {option} makes it {batches}; leave one of them out"
+        )
+    return batches
 
 
 def _check_heads(given: Namespace, head: str) -> None:

@@ -32,7 +32,7 @@ FIXED = (
 # The teacher's path may change; what lies there may not (``check_teacher``).
 FREE = (
     *("steps", "skip_limit", "validate_every", "keep", "precision", "kernels", "compile", "accelerator"),
-    *("checkpoint_minutes", "teacher"),
+    *("checkpoint_minutes", "step_seconds", "teacher"),  # step_seconds is another word for accumulate
 )
 
 _ADVICE = "start a new run from its weights: --init {} and another --out"
