@@ -378,7 +378,7 @@ def _to_config(parsed: Namespace) -> Config:
 
 
 def _batches_a_step(training: TrainingConfig) -> int:
-    """Batches of each device in a step of ``step_seconds``; raises UserError where no number of them is that."""
+    """Batches of each device in a step of ``step_seconds``; raises UserError where none fit."""
     devices = training.devices * training.nodes
     passed = training.seconds * devices  # at once
     batches = max(round(training.step_seconds / passed), 1)

@@ -25,7 +25,7 @@ def test_a_run_that_goes_on_draws_on(corpus, tmp_path):
     first = picture.read_bytes()
     train(config := parse_config([*arguments, "--training.steps", "20"]))
     assert first.startswith(b"\x89PNG") and picture.read_bytes() != first
-    assert not list(picture.parent.glob(".*"))
+    assert not list(picture.parent.glob(".curves*"))
     state = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["callbacks"]["Curves"]
     assert [step for step, *_ in state["dev"]] == [10, 20]
     rates = {step: rate for step, _, rate in state["training"]}
