@@ -31,9 +31,8 @@ class Curves(Callback):
     def on_train_batch_end(self, trainer, task, outputs: Any, batch, index: int) -> None:
         step = trainer.global_step
         if step % REPORT_EVERY == 0 and step > (self.training[-1][0] if self.training else 0):
-            loss = (
-                float(outputs["loss"]) * task.config.training.accumulate
-            )  # which the report waits for anyway
+            # Progress has waited for it already.
+            loss = float(outputs["loss"]) * task.config.training.accumulate
             self.training.append((step, loss, self.rate))
 
     def on_validation_end(self, trainer, task) -> None:
@@ -69,7 +68,7 @@ def draw(training: list[tuple], dev: list[tuple], path: Path) -> None:
     losses.legend(fontsize=8)
     errors.plot(at, wer, marker=".", color="tab:orange")
     rates.plot(steps, rate, color="tab:green")
-    titles = {losses: "loss (nats a piece)", errors: "WER on dev (%, greedy)", rates: "learning rate"}
+    titles = {losses: "loss", errors: "WER on dev (%, greedy)", rates: "learning rate"}
     for axes, title in titles.items():
         axes.set(title=title, xlabel="steps")
         axes.grid(alpha=0.3)
