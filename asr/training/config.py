@@ -390,7 +390,7 @@ def _batches_a_step(training: TrainingConfig) -> int:
         )
     if training.accumulate not in (1, batches):
         raise UserError(
-            f"--training.accumulate {training.accumulate}: {option} makes it {batches}; leave it out, or give 1"
+            f"--training.accumulate {training.accumulate}: {option} makes it {batches}; give that, or 1"
         )
     return batches
 
