@@ -20,9 +20,14 @@ def resident_gib(peak: bool = False) -> float:
     return int(found[1]) / 2**20
 
 
+def ignore_interrupts(_worker: int = 0) -> None:
+    """Leave Ctrl-C, which reaches the whole group of processes, to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def start_worker() -> None:
     """Leave Ctrl-C to the parent, use one thread, and end when the parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent acts
+    ignore_interrupts()
     import torch  # here, as counting CPUs need not wait for it
 
     torch.set_num_threads(1)  # the pool is the parallelism

@@ -1,11 +1,12 @@
-"""What can be done with a checkpoint or another toolkit's model: python -m asr.checkpoints export, import."""
+"""What can be done with checkpoints and others' models: python -m asr.checkpoints export, average, import."""
 
 import argparse
 from pathlib import Path
 
-from asr.checkpoints.export import export
+from asr.checkpoints.average import average
+from asr.checkpoints.export import export, export_content
 from asr.checkpoints.foreign.importing import ImportOptions, import_model
-from asr.errors import run_program
+from asr.errors import UserError, run_program
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -13,10 +14,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m asr.checkpoints",
         description="Make a folder of a model, to share and to decode with: of a checkpoint of train.py, "
-        "or of another toolkit's model.",
+        "of the average of several, or of another toolkit's model.",
     )
-    commands = parser.add_subparsers(required=True, metavar="export|import")
+    commands = parser.add_subparsers(required=True, metavar="export|average|import")
     _add_export(commands)
+    _add_average(commands)
     _add_import(commands)
     args = parser.parse_args(argv)
     args.run(args)
@@ -37,6 +39,33 @@ def _add_export(commands) -> None:
         "--results", type=Path, help="folder of decode.py --out, whose table and command go into the card"
     )
     command.set_defaults(run=lambda args: export(args.checkpoint, args.out, args.results))
+
+
+def _add_average(commands) -> None:
+    command = commands.add_parser(
+        "average",
+        help="make the same of the mean of several checkpoints of a run",
+        description="Make a folder as export does, of the mean of the weights of several checkpoints of one "
+        "run, which train.py --training.keep N leaves: average exp/NAME/checkpoints/step-*.ckpt --best 5 "
+        "--out NAME. Checkpoints of different runs or models are refused.",
+    )
+    command.add_argument("checkpoints", type=Path, nargs="+", help="checkpoints of one run of train.py")
+    command.add_argument(
+        "--out", type=Path, required=True, help="folder to make; must not exist, or be empty"
+    )
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--last", type=int, metavar="N", help="of the last N of them only")
+    which.add_argument("--best", type=int, metavar="N", help="of the N with the lowest WER on dev only")
+    command.set_defaults(run=_average)
+
+
+def _average(args: argparse.Namespace) -> None:
+    for option in ("last", "best"):
+        if (count := getattr(args, option)) is not None and count < 2:
+            raise UserError(f"--{option} {count}: an average is of two or more")
+    content, taken = average(args.checkpoints, args.last or 0, args.best or 0)
+    export_content(content, taken[-1], args.out, None)
+    print(f"the mean of {', '.join(path.name for path in taken)}")
 
 
 def _add_import(commands) -> None:

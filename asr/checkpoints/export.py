@@ -1,6 +1,7 @@
 """From a checkpoint to an exported folder."""
 
 from pathlib import Path
+from typing import Any
 
 from asr.checkpoints.checkpoint import build_model, read_trained
 from asr.checkpoints.folder import write_folder
@@ -18,7 +19,11 @@ def export(path: Path, out: Path, results: Path | None) -> None:
     Raises:
         UserError: one of them cannot be used; nothing is written.
     """
-    content = read_trained(path)
+    export_content(read_trained(path), path, out, results)
+
+
+def export_content(content: dict[str, Any], path: Path, out: Path, results: Path | None) -> None:
+    """``export`` of what ``read_trained`` has read from ``path``."""
     model, recipe = build_model(content, path)
     parameters = sum(p.numel() for p in model.parameters())
     found = read_results(results, path, recipe.model, parameters) if results else None

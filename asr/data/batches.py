@@ -24,6 +24,7 @@ from asr.errors import UserError
 from asr.files import atomic_write
 from asr.model.ctc import frames_needed
 from asr.model.frames import SAMPLE_RATE, Framing
+from asr.processes import ignore_interrupts
 
 Transcripts = Literal["needed", "welcome", "unread"]
 
@@ -44,6 +45,11 @@ class Batch(NamedTuple):
     def seconds(self) -> float:
         """Audio in the batch, without padding."""
         return self.lengths.sum().item() / SAMPLE_RATE
+
+    @property
+    def padding(self) -> float:
+        """Share of the waveforms that is padding."""
+        return 1 - self.lengths.sum().item() / self.waveforms.numel()
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch with waveforms and targets on a device, which is not waited for.
@@ -310,6 +316,7 @@ def make_loader(dataset: SpeechDataset, sampler: Sampler[list[int]], workers: in
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=workers,
+        worker_init_fn=ignore_interrupts,  # training saves before it ends, and its step wants a batch
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )

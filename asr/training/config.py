@@ -53,7 +53,10 @@ class TrainingConfig:
     Args:
         steps: optimiser steps in all.
         seconds: audio in a batch, padding included, per device.
-        accumulate: batches per optimiser step.
+        accumulate: batches per optimiser step and device.
+        step_seconds: audio in an optimiser step, padding included, over all devices and accumulated batches,
+            in the place of accumulate, which then follows: a whole multiple of seconds times the devices. A
+            step then holds the same batches on any number of GPUs. 0: accumulate says it.
         nonspeech: share of generated sounds without speech (silence, noise, hum, clicks, tones) in the audio,
             with empty transcripts, so that the model says nothing to them; 0 for none.
         peak_lr: highest learning rate.
@@ -90,6 +93,10 @@ class TrainingConfig:
         skip_limit: the run ends after so many steps in a row whose gradient is not finite; such steps
             are skipped and listed in skipped.jsonl.
         validate_every: steps between validations, each of which writes a checkpoint.
+        checkpoint_minutes: greatest age of the last checkpoint, where validations are further apart; 0 for
+            any.
+        keep: validations whose checkpoints stay beside last and best, as step-N.ckpt, for python -m
+            asr.checkpoints average.
         seed: of weights, batches and augmentation.
         precision: auto (bf16 where the GPU or CPU has it, else fp32), fp32 or bf16. Batch norm, CTC and
             attention's eager core are in fp32 in any case; its fused cores follow the precision.
@@ -107,6 +114,7 @@ class TrainingConfig:
     steps: int = 100_000
     seconds: float = 1200.0
     accumulate: int = 1
+    step_seconds: float = 0.0
     nonspeech: float = 0.0
     peak_lr: float = 1.5e-3
     warmup: int = 10_000
@@ -130,6 +138,8 @@ class TrainingConfig:
     variational_noise: float = 0.0
     skip_limit: int = 20
     validate_every: int = 2_000
+    checkpoint_minutes: float = 30.0
+    keep: int = 0
     seed: int = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     kernels: Literal["auto", "eager", "fused"] = "auto"
@@ -213,6 +223,8 @@ def dump_config(config: Config) -> str:
     if "transducer" not in config.model.heads:
         del plain["transducer"]
     plain |= {"data": asdict(config.data), "training": asdict(config.training)}
+    if config.training.step_seconds:
+        del plain["training"]["accumulate"]  # which follows, and is another on other devices
     plain |= {"out": str(config.out), "resume": config.resume, "init": config.init}
     return yaml.safe_dump(plain, sort_keys=False)
 
@@ -326,6 +338,7 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.steps": training.steps > 0,
         "--training.seconds": 0 < training.seconds < math.inf,
         "--training.accumulate": training.accumulate > 0,
+        "--training.step_seconds": 0 <= training.step_seconds < math.inf,
         "--training.nonspeech": 0 <= training.nonspeech < 1,
         "--training.peak_lr": training.peak_lr > 0,
         "--training.warmup": training.warmup >= 0,
@@ -343,10 +356,14 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.variational_noise": 0 <= training.variational_noise < math.inf,
         "--training.skip_limit": training.skip_limit > 0,
         "--training.validate_every": training.validate_every > 0,
+        "--training.checkpoint_minutes": 0 <= training.checkpoint_minutes < math.inf,
+        "--training.keep": training.keep >= 0,
         "--training.devices": training.devices > 0,
         "--training.nodes": training.nodes > 0,
     }
     check_ranges(checks, parsed)
+    if training.step_seconds:
+        training = replace(training, accumulate=_batches_a_step(training))
     _check_losses(training, model)
     _check_frozen(training, model, parsed.init or parsed.resume)
     if model.encoder.batch_norm == "frozen" and not (parsed.init or parsed.resume):
@@ -358,6 +375,24 @@ def _to_config(parsed: Namespace) -> Config:
             f"--training.validate_every {training.validate_every}"
         )
     return Config(model, parsed.data, training, Path(parsed.out), parsed.resume, parsed.init, parsed.dry_run)
+
+
+def _batches_a_step(training: TrainingConfig) -> int:
+    """Batches of each device in a step of ``step_seconds``; raises UserError where none fit."""
+    devices = training.devices * training.nodes
+    passed = training.seconds * devices  # at once
+    batches = max(round(training.step_seconds / passed), 1)
+    option = f"--training.step_seconds {training.step_seconds:g}"
+    if not math.isclose(batches * passed, training.step_seconds, rel_tol=1e-6):
+        raise UserError(
+            f"{option}: not a multiple of --training.seconds {training.seconds:g} on {devices} devices; "
+            f"nearest is {batches * passed:g}, or change --training.seconds"
+        )
+    if training.accumulate not in (1, batches):
+        raise UserError(
+            f"--training.accumulate {training.accumulate}: {option} makes it {batches}; give that, or 1"
+        )
+    return batches
 
 
 def _check_heads(given: Namespace, head: str) -> None:

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from asr.data.batches import make_batches
-from asr.processes import resident_gib
 from asr.training.config import Config
+from asr.training.progress import peak_gib
 from asr.training.warm_up import WarmUp, core_dtype
 
 STEPS, WARM_UP = 8, 3
@@ -74,16 +74,11 @@ def dry_run(config: Config, task: L.LightningModule, loader, durations: list[flo
         f"steps: {training.steps} of {a_step} batches of up to {training.seconds:g} s, "
         f"{passed * hours / batches:,.1f} h of audio, {passed / batches:.1f} epochs"
     )
-    print(f"memory: {_peak_memory(task.device)} at its peak in {STEPS} steps")
+    kind = " of GPU memory" if task.device.type == "cuda" else ""
+    print(f"memory: {peak_gib(task.device):.1f} GiB{kind} at its peak in {STEPS} steps")
     print(f"timed: {1e3 * seconds:.0f} ms a step, {audio:,.0f} x real time")
     whole, epoch = _duration(training.steps * seconds), _duration(batches / a_step * seconds)
     print(f"projected: {whole} of training, {epoch} an epoch; validation comes on top")
-
-
-def _peak_memory(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB of GPU memory"
-    return f"{resident_gib(peak=True):.1f} GiB"
 
 
 def _duration(seconds: float) -> str:

@@ -1,15 +1,19 @@
-"""Progress of training: a bar on a terminal, a line now and then in a log file."""
+"""Progress of training: a bar on a terminal, a line now and then in a log file; figures for TensorBoard."""
 
 import sys
 import time
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
+from asr.data.batches import Batch
+from asr.processes import resident_gib
+
 
 class TrainingProgress(Callback):
-    """Steps done, loss, and hours of audio trained on per hour.
+    """Steps done, loss, and hours of audio trained on per hour; padding and memory in TensorBoard too.
 
     Args:
         every: seconds between lines where the output is not a terminal.
@@ -29,10 +33,10 @@ class TrainingProgress(Callback):
             disable=not trainer.is_global_zero or not self.on_terminal,
         )
         self.started = self.last_line = time.monotonic()
-        self.first_step = trainer.global_step
+        self.first_step = self.logged = trainer.global_step
         self.first_seconds = task.audio_seconds
 
-    def on_train_batch_end(self, trainer, task, outputs: Any, batch, batch_index: int) -> None:
+    def on_train_batch_end(self, trainer, task, outputs: Any, batch: Batch, batch_index: int) -> None:
         step = trainer.global_step
         now = time.monotonic()
         if step % 10 == 0 or self.loss is None:  # reading the loss waits for the device
@@ -40,6 +44,16 @@ class TrainingProgress(Callback):
             self.loss = loss if self.loss is None else 0.7 * self.loss + 0.3 * loss
         elapsed = max(now - self.started, 1e-9)
         rate = (task.audio_seconds - self.first_seconds) / elapsed
+        if step % 10 == 0 and step > self.logged:  # once, with several batches a step
+            self.logged = step
+            trainer.logger.log_metrics(
+                {
+                    "audio_hours_per_hour": rate,
+                    "padding_share": batch.padding,
+                    "peak_memory_gib": peak_gib(task.device),
+                },
+                step,
+            )
         shown = f"loss {self.loss:.2f}, {rate:.0f} h of audio per h"
         self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update(step - self.bar.n)
@@ -67,3 +81,10 @@ class TrainingProgress(Callback):
     def on_exception(self, trainer, task, exception: BaseException) -> None:
         if hasattr(self, "bar"):
             self.bar.close()
+
+
+def peak_gib(device: torch.device) -> float:
+    """The most memory that was taken on a GPU so far, or by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resident_gib(peak=True)

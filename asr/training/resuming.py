@@ -30,7 +30,10 @@ FIXED = (
 )
 # These decide how far, on what, how exactly and how closely watched the same run goes on.
 # The teacher's path may change; what lies there may not (``check_teacher``).
-FREE = ("steps", "skip_limit", "validate_every", "precision", "kernels", "compile", "accelerator", "teacher")
+FREE = (
+    *("steps", "skip_limit", "validate_every", "keep", "precision", "kernels", "compile", "accelerator"),
+    *("checkpoint_minutes", "step_seconds", "teacher"),  # step_seconds is another word for accumulate
+)
 
 _ADVICE = "start a new run from its weights: --init {} and another --out"
 

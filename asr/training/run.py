@@ -1,5 +1,7 @@
 """A training run, from its configuration to its last checkpoint."""
 
+import signal
+
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -21,7 +23,7 @@ from asr.training.record import RunRecord, remove_leftovers
 from asr.training.resuming import Before, check_data, check_teacher, find_before
 from asr.training.streaming import check_chunks, set_prior
 from asr.training.task import TrainingTask
-from asr.training.termination import STATUS, SaveOnTermination
+from asr.training.termination import SaveInTime
 from asr.training.trainer import make_trainer, quieten_lightning, where
 from asr.training.warm_up import WarmUp, core_dtype
 
@@ -34,7 +36,7 @@ def train(config: Config) -> None:
     Raises:
         UserError: anything wrong with the data, the options, or the checkpoint to go on from; another
             training at work in ``config.out``.
-        SystemExit: with status 143, after SIGTERM.
+        SystemExit: with status 130 after Ctrl-C, 143 after SIGTERM.
     """
     L.seed_everything(config.training.seed, workers=True, verbose=False)
     set_mode(config.training.kernels)
@@ -54,6 +56,7 @@ def train(config: Config) -> None:
         check_data(before, config, data)
         check_teacher(before, config, task.teacher)
         task.init = before.content.get("init", "")
+        task.run = before.content.get("run", task.run)
         task.origin = before.content["origin"]
     elif config.init:
         for line in start_from(task.model, config.model, config.init, tokenizer):
@@ -82,9 +85,9 @@ def train(config: Config) -> None:
 
 
 def _fit(config: Config, task: TrainingTask, loader, data: TrainingData, before: Before | None) -> None:
-    termination = SaveOnTermination(config.out / "checkpoints" / LAST)
+    saving = SaveInTime(config.out / "checkpoints" / LAST, config.training.checkpoint_minutes)
     warm_up = WarmUp(config, data.durations, [utterance.duration for utterance in data.dev])
-    callbacks = [termination, RunRecord(config), EndTogether(config.training), warm_up]
+    callbacks = [saving, RunRecord(config), EndTogether(config.training), warm_up]
     trainer = make_trainer(config, callbacks)
     if before:
         task.batch_number = before.steps * config.training.accumulate
@@ -97,17 +100,23 @@ def _fit(config: Config, task: TrainingTask, loader, data: TrainingData, before:
             _run(trainer, task, loader, dev, before)
     else:
         _run(trainer, task, loader, dev, before)
-    if termination.stopped:
+    if saving.stopped:
         if trainer.is_global_zero:
-            print(f"SIGTERM: saved after step {trainer.global_step}; the same command goes on from there")
-        raise SystemExit(STATUS)
+            name = "Ctrl-C" if saving.stopped == signal.SIGINT else "SIGTERM"
+            print(f"{name}: saved after step {trainer.global_step}; --resume auto goes on from there")
+        raise SystemExit(
+            128 + saving.stopped
+        )  # as a shell reports it: a script must not go on to its next stage
 
 
 def _run(trainer: L.Trainer, task: TrainingTask, loader, dev, before: Before | None) -> None:
+    handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(task, loader, dev, ckpt_path=before.path if before else None)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _announce(

@@ -2,6 +2,7 @@
 
 import math
 import random
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import ClassVar, NamedTuple
@@ -34,6 +35,7 @@ class TrainingTask(L.LightningModule):
     Attributes:
         digests: what tells the data trained and validated on from others, for checkpoints.
         init: from whose weights the run began.
+        run: a name for the run, which its checkpoints share.
         origin: models of others that it is made from.
         teacher: whom the run learns from, if there is one.
         sampler: of training batches; checkpoints hold the place in them.
@@ -48,6 +50,7 @@ class TrainingTask(L.LightningModule):
         super().__init__()
         self.config = config
         self.init = config.init
+        self.run = uuid.uuid4().hex
         self.tokenizer = tokenizer
         self.model = Model(config.model, tokenizer.pieces)
         leave_alone(self.model, config.training)
@@ -56,6 +59,7 @@ class TrainingTask(L.LightningModule):
         self.audio_seconds = 0.0
         # On this rank, of the validation in progress, for each head: nats, pieces, errors, words.
         self.dev = {head: [0.0] * 4 for head in config.model.heads}
+        self.validated = (0, 0.0)  # after how many steps last, and the WER on dev in percent
         self.batch_number = 0  # of the next one, on this rank
         self.noise = VariationalNoise(config.training.variational_noise)
         self.skipped = SkippedSteps(config.training.skip_limit)
@@ -132,7 +136,9 @@ class TrainingTask(L.LightningModule):
             self.dev[head] = [0.0] * 4
             name = "dev" if head == self.config.model.heads[0] else f"dev_{head}"
             self.log(f"{name}_loss", nats / max(pieces, 1))  # the same on every rank, as is the next
-            self.log(f"{name}_wer", 100 * errors / max(words, 1))
+            self.log(f"{name}_wer", wer := 100 * errors / max(words, 1))
+            if name == "dev":
+                self.validated = (self.global_step, wer)
         self.log("audio_hours", self.audio_seconds / 3600)
 
     def configure_optimizers(self):
@@ -154,6 +160,7 @@ class TrainingTask(L.LightningModule):
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, **_) -> None:
         # Lightning's own refuses a fused optimiser under bf16, for a reason that concerns fp16 only.
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.training.clip)
+        self.log("gradient_norm", norm)
         self.skipped.gate(self.optimizers(use_pl_optimizer=False), norm, self.global_step + 1)
 
     def on_train_batch_end(self, outputs, batch: Batch, index: int) -> None:
@@ -173,6 +180,9 @@ class TrainingTask(L.LightningModule):
         checkpoint["training"] = asdict(self.config.training)
         checkpoint |= self.digests
         checkpoint["init"] = self.init
+        checkpoint["run"] = self.run
+        step, wer = self.validated
+        checkpoint["dev_wer"] = wer if step == self.global_step else None
         checkpoint["origin"] = list(self.origin)
         checkpoint["teacher_digest"] = self.teacher.digest if self.teacher else ""
         checkpoint["place"] = self.sampler.place(self.global_step * self.batches_a_step)

@@ -14,6 +14,7 @@ from asr.model.device import has_bf16
 from asr.training.averaging import Averaging
 from asr.training.checkpoint_files import CheckpointFiles
 from asr.training.config import Config, TrainingConfig
+from asr.training.curves import Curves
 from asr.training.progress import TrainingProgress
 
 
@@ -22,8 +23,19 @@ def make_trainer(config: Config, callbacks: list[Callback]) -> L.Trainer:
     training = config.training
     folder = config.out / "checkpoints"
     best = ModelCheckpoint(folder, "best", monitor="dev_wer", enable_version_counter=False)
+    # The last so many: a checkpoint's own steps are the score.
+    kept = ModelCheckpoint(
+        folder,
+        "step-{step:08d}",
+        monitor="step",
+        mode="max",
+        save_top_k=training.keep,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
     # After best, so that it holds best's score. (save_last would only copy a new best.)
     last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    curves = Curves(config.out / "curves.png")
     averaging = [Averaging(training.average)] if training.average else []
     several = training.devices * training.nodes > 1
     # What of buffers must be the same on all ranks is: there is none to send round before each step.
@@ -39,7 +51,16 @@ def make_trainer(config: Config, callbacks: list[Callback]) -> L.Trainer:
         use_distributed_sampler=False,
         log_every_n_steps=10,
         logger=TensorBoardLogger(config.out, name="", version="logs"),
-        callbacks=[*averaging, best, last, LearningRateMonitor(), TrainingProgress(), *callbacks],
+        callbacks=[
+            *averaging,
+            best,
+            kept,
+            last,
+            LearningRateMonitor(),
+            TrainingProgress(),
+            curves,
+            *callbacks,
+        ],
         plugins=[CheckpointFiles()],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -52,7 +73,7 @@ def make_trainer(config: Config, callbacks: list[Callback]) -> L.Trainer:
 def _leave_sigterm_to_us(trainer: L.Trainer) -> None:
     """Keep Lightning from asking all ranks after every batch whether its own handler has seen SIGTERM.
 
-    SaveOnTermination replaces that handler, and the answer is waited for on the device. Lightning has no
+    SaveInTime replaces that handler, and the answer is waited for on the device. Lightning has no
     public way; this name is private, and was tried with 2.6.6. A version without it fails here, and loudly.
     """
     loop = trainer.fit_loop.epoch_loop

@@ -41,6 +41,22 @@ def test_sampler_goes_on_where_it_is_told_to_start(durations, start):
     assert list(itertools.islice(rest, 20)) == expected
 
 
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_step_has_the_same_batches_on_any_number_of_processes(monkeypatch, processes):
+    """With as many fewer accumulated ones on each, as --training.step_seconds makes it."""
+    durations, a_step, steps = [1.0 + n % 13 for n in range(90)], 8, 3
+    alone = list(itertools.islice(TrainingSampler(durations, 40, seed=7), a_step * steps))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: processes)
+    share, shares = a_step // processes, []
+    for rank in range(processes):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        shares.append(list(itertools.islice(TrainingSampler(durations, 40, seed=7), share * steps)))
+    for step in range(steps):
+        together = itertools.chain(*(own[step * share : (step + 1) * share] for own in shares))
+        assert sorted(together) == sorted(alone[step * a_step : (step + 1) * a_step])
+
+
 @given(durations=durations, share=st.floats(0, 0.5), start=st.integers(0, 30))
 def test_clips_without_speech_come_beside_all_speech_and_are_others_in_every_epoch(durations, share, start):
     clips = NonSpeech(durations, share, seed=7)

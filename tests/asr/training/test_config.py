@@ -52,6 +52,36 @@ def test_a_list_of_mechanisms_has_the_options_of_each(tmp_path):
         parse_config(["--out", "x", *arguments, "--linear.lepe", "3"])
 
 
+STEP = ["--out", "x", "--training.seconds", "1200", "--training.step_seconds", "9600"]
+
+
+@pytest.mark.parametrize(("devices", "nodes", "accumulate"), [(1, 1, 8), (2, 1, 4), (4, 2, 1)])
+def test_a_steps_seconds_are_shared_out_over_any_number_of_devices(tmp_path, devices, nodes, accumulate):
+    on = ["--training.devices", str(devices), "--training.nodes", str(nodes)]
+    config = parse_config([*STEP, *on])
+    assert config.training.accumulate == accumulate
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    assert parse_config(["--config", str(path)]) == config
+    assert (
+        parse_config(["--config", str(path), "--training.devices", str(8 // nodes)]).training.accumulate == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--training.devices", "3"], "9600: not a multiple of .* 1200 on 3 devices; nearest is 10800"),
+        (["--training.devices", "16"], "9600: not a multiple of .* 1200 on 16 devices; nearest is 19200"),
+        (["--training.accumulate", "2"], "--training.accumulate 2: .* makes it 8"),
+        (["--training.step_seconds", "-1"], "--training.step_seconds -1"),
+    ],
+)
+def test_a_steps_seconds_that_cannot_be_shared_out_are_refused(options, said):
+    with pytest.raises(UserError, match=said):
+        parse_config([*STEP, *options])
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_model_configuration_survives_as_plain_values(attention):
     config = ModelConfig(attention)

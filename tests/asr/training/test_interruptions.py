@@ -1,6 +1,7 @@
 """Runs that are killed, warned or fed nonsense: they end up where one never interrupted does."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -89,21 +90,30 @@ def test_killed_runs_end_up_bit_for_bit_where_others_do(arguments, tmp_path):
     assert_same(last(tmp_path / "killed"), last(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_sigterm_saves_and_leaves(arguments, tmp_path, monkeypatch, capsys, accumulate):
+@pytest.mark.parametrize(
+    ("number", "name", "status", "accumulate"),
+    [
+        (signal.SIGTERM, "SIGTERM", 143, 1),
+        (signal.SIGTERM, "SIGTERM", 143, 2),
+        (signal.SIGINT, "Ctrl-C", 130, 1),
+    ],
+)
+def test_a_signal_saves_and_leaves(
+    arguments, tmp_path, monkeypatch, capsys, number, name, status, accumulate
+):
     original, accumulating = TrainingTask.training_step, ("--training.accumulate", str(accumulate))
 
     def warned(task, batch, index):
         if task.batch_number == 6 * accumulate - (accumulate - 1):  # the first batch of step 6
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return original(task, batch, index)
 
     monkeypatch.setattr(TrainingTask, "training_step", warned)
     with pytest.raises(SystemExit) as left:
         train(parse_config(arguments("warned", *accumulating)))
-    assert left.value.code == 143
+    assert left.value.code == status
     told = capsys.readouterr().out
-    assert "SIGTERM: saved after step 6; the same command goes on from there" in told
+    assert f"{name}: saved after step 6; --resume auto goes on from there" in told
     assert "step 4: dev loss" in told and "step 6: dev loss" not in told  # no time to validate
     assert last(tmp_path / "warned")["global_step"] == 6
     previous = tmp_path / "warned" / "checkpoints" / "previous.ckpt"
@@ -112,6 +122,57 @@ def test_sigterm_saves_and_leaves(arguments, tmp_path, monkeypatch, capsys, accu
     train(parse_config(arguments("warned", *accumulating)))
     train(parse_config(arguments("whole", *accumulating)))
     assert_same(last(tmp_path / "warned"), last(tmp_path / "whole"))
+
+
+def test_ctrl_c_twice_ends_at_once(arguments, tmp_path, monkeypatch):
+    original, handler = TrainingTask.training_step, signal.getsignal(signal.SIGINT)
+
+    def impatient(task, batch, index):
+        if task.batch_number == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(task, batch, index)
+
+    monkeypatch.setattr(TrainingTask, "training_step", impatient)
+    with pytest.raises(KeyboardInterrupt):
+        train(parse_config(arguments("run")))
+    assert last(tmp_path / "run")["global_step"] == 4
+    assert signal.getsignal(signal.SIGINT) == handler
+
+
+def test_ctrl_c_leaves_the_workers_at_work(arguments, tmp_path, monkeypatch):
+    """A terminal sends it to all processes of the group."""
+    original = TrainingTask.training_step
+
+    def interrupted(task, batch, index):
+        if task.batch_number == 5:
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+                os.kill(process.pid, signal.SIGINT)
+        return original(task, batch, index)
+
+    monkeypatch.setattr(TrainingTask, "training_step", interrupted)
+    with pytest.raises(SystemExit):
+        train(parse_config(arguments("run", "--data.workers", "1", "--training.accumulate", "4")))
+    assert last(tmp_path / "run")["global_step"] == 2  # three more batches were read for it
+
+
+@pytest.mark.parametrize(("minutes", "saved"), [("1e-9", 6), ("30", 4), ("0", 4)])
+def test_checkpoints_come_every_so_many_minutes(arguments, tmp_path, monkeypatch, minutes, saved):
+    original, option = TrainingTask.training_step, ("--training.checkpoint_minutes", minutes)
+
+    def failing(task, batch, index):
+        if task.batch_number == 7:
+            raise RuntimeError("killed")
+        return original(task, batch, index)
+
+    monkeypatch.setattr(TrainingTask, "training_step", failing)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(parse_config(arguments("run", *option)))
+    assert last(tmp_path / "run")["global_step"] == saved
+    monkeypatch.undo()
+    train(parse_config(arguments("run", *option)))
+    train(parse_config(arguments("whole")))
+    assert_same(last(tmp_path / "run"), last(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])

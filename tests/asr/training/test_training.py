@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import decode
+from asr.checkpoints.__main__ import main as asr_checkpoints
 from asr.checkpoints.checkpoint import Recipe, load_model, read_checkpoint, write_checkpoint
 from asr.checkpoints.export import export
 from asr.data.batches import Batch, TrainingSampler
@@ -254,6 +255,20 @@ def test_last_is_the_last_even_where_dev_gets_worse(run, monkeypatch):
     folder = run("--training.validate_every", "2")
     assert last(folder)["global_step"] == 6
     assert read_checkpoint(folder / "checkpoints" / "best.ckpt")["global_step"] == 2
+
+
+def test_the_last_so_many_checkpoints_are_kept_and_averaged(run, tmp_path):
+    options = ("--training.validate_every", "1", "--training.keep", "2")
+    folder = run("--training.steps", "4", *options) / "checkpoints"
+    run("--resume", "auto", *options)
+    kept = sorted(folder.glob("step-*.ckpt"))
+    assert [path.name for path in kept] == ["step-00000005.ckpt", "step-00000006.ckpt"]
+    contents = [read_checkpoint(path) for path in kept]
+    assert all(content["dev_wer"] > 0 for content in contents)
+    asr_checkpoints(["average", *map(str, kept), "--out", str(tmp_path / "mean"), "--best", "2"])
+    found = load_model(tmp_path / "mean")[0].state_dict()["encoder.blocks.0.norm.weight"]
+    a, b = (content["average"]["encoder.blocks.0.norm.weight"].double() for content in contents)
+    assert torch.equal(found, ((a + b) / 2).float())
 
 
 def test_two_runs_in_one_folder_are_refused(run, tmp_path):
