@@ -82,8 +82,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
 
 def find_manifest(folder: Path, split: str) -> Path:
     """The manifest of a split: ``folder``/SPLIT.jsonl, SPLIT.jsonl.gz, or SPLIT, a folder of Kaldi's."""
-    plain = folder / f"{split}.jsonl"
-    others = (plain.with_name(f"{split}.jsonl.gz"), folder / split)
+    plain, *others = (folder / name for name in (f"{split}.jsonl", f"{split}.jsonl.gz", split))
     return next((path for path in (plain, *others) if path.is_file() or is_kaldi(path)), plain)
 
 

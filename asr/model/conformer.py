@@ -230,7 +230,7 @@ class StridedDepthwise(nn.Conv2d):
         if x.device.type != "cpu" or not torch.is_grad_enabled():
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
-            return super().forward(x.float())
+            return super().forward(x.to(self.weight.dtype))
 
 
 class ConformerBlock(nn.Module):

@@ -138,6 +138,7 @@ def test_a_split_may_be_any_of_them_and_its_sound_is_the_part(folder):
     assert read_manifest(folder / "ours.jsonl") == [found]
     lines(folder / "zipped.jsonl.gz", json.loads((folder / "ours.jsonl").read_text()))
     assert read_manifest(find_manifest(folder, "zipped")) == [found]
+    assert find_manifest(folder.parent, f"{folder.name}/zipped") == folder / "zipped.jsonl.gz"
 
 
 def test_manifests_are_recordings_to_transcribe(folder):

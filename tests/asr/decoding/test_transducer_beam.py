@@ -39,7 +39,7 @@ def words(tmp_path_factory, tokenizer):
 
 def make(pieces: int, seed: int = 0, blank: float = 0.0) -> Transducer:
     torch.manual_seed(seed)
-    transducer = Transducer(DIM, pieces, TransducerConfig(hidden=6, joint=5)).double().eval()
+    transducer = Transducer(DIM, pieces, TransducerConfig(hidden=6, joint=5, most=3)).double().eval()
     with torch.no_grad():
         for parameter in transducer.parameters():
             parameter *= 3
@@ -164,11 +164,9 @@ def test_a_wider_beam_finds_what_greedy_does_not():
     better = 0
     for seed in range(10):
         transducer, [x] = make(4, seed, blank=1.0), noise(5, seed=seed)
-        greedy = transducer_greedy(transducer, torch.from_numpy(x)[None], torch.tensor([5]), most=3)[
-            0
-        ].classes
+        [greedy] = transducer_greedy(transducer, torch.from_numpy(x)[None], torch.tensor([5]))
         [found] = TransducerSearch(transducer, beam=50).n_best([x], Weights(0, 0, 0))
-        by_greedy = all_ways(transducer, torch.from_numpy(x), tuple(greedy), 3)
+        by_greedy = all_ways(transducer, torch.from_numpy(x), tuple(greedy.classes), 3)
         assert found[0].transducer >= by_greedy - 1e-9
         better += found[0].transducer > by_greedy + 1e-6
     assert better

@@ -433,7 +433,9 @@ class TestHeads:
     )
     def test_the_head_that_decodes_unless_told_otherwise(self, head, lm, chosen):
         def args(**given):
-            unset = dict.fromkeys(("head", "lm", "stream", "segment_seconds", "weights", "ctc_weight"))
+            unset = dict.fromkeys(
+                ("head", "lm", "stream", "segment_seconds", "chunk_ms", "weights", "ctc_weight")
+            )
             return argparse.Namespace(**unset | {"checkpoint": "best.ckpt"} | given)
 
         assert decode.choose_head(args(lm=lm), Recipe(ModelConfig(head=head), None)) == chosen
