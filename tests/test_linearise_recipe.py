@@ -30,7 +30,8 @@ def test_linearise_recipe_in_miniature(softmax, corpus, tmp_path):
     recordings.mkdir()
     for item in read_manifest(corpus / "dev.jsonl"):
         shutil.copy(item.audio, recordings)
-    command = ["recipes/linearise/run.sh", "--from", softmax, "--attention", "linear", "--transcripts"]
+    command = ["recipes/linearise/run.sh", "--from", softmax, "--attention", "linear"]
+    command += ["--distil", "--transcripts"]
     command += [
         "--data-root",
         tmp_path,
