@@ -131,7 +131,7 @@ def choose_head(args: argparse.Namespace, recipe: Recipe) -> str:
     """The head to decode with; raises UserError where it is not there, or cannot do what is asked for."""
     heads = recipe.model.heads
     wants_ctc = [name for name in ("stream", "segment_seconds", "chunk_ms") if getattr(args, name)]
-    head = args.head or ("ctc" if (wants_ctc or args.lm) and "ctc" in heads else heads[0])
+    head = args.head or recipe.model.decoding_head(bool(wants_ctc or args.lm))
     if head not in heads:
         raise UserError(f"--head {head}: {args.checkpoint} has none; its head is {recipe.model.head}")
     if wants_ctc and head == "transducer":

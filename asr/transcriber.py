@@ -210,9 +210,7 @@ class Transcriber:
 
     def chosen_head(self, with_lm: bool) -> str:
         """The head that decodes; raises UserError where it cannot do what is asked for."""
-        heads = self.recipe.model.heads
-        prefers_ctc = with_lm or self.segment_seconds
-        head = self.head or ("ctc" if prefers_ctc and "ctc" in heads else heads[0])
+        head = self.head or self.recipe.model.decoding_head(with_lm or self.segment_seconds > 0)
         if self.segment_seconds and head == "transducer":
             raise UserError(
                 "segment_seconds: not with a transducer yet; a hybrid's CTC head does it (head ctc)"
