@@ -50,6 +50,7 @@ from asr.data.recordings import EACH, MIX
 from asr.data.style import Style, style_of
 from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, EXPANSIONS, MOST_BEAM, MOST_EXPANSIONS, TRANSDUCER_BEAM
+from asr.decoding.heads import choose_head
 from asr.decoding.live import PAUSE, BeamWords, Session, paced, show
 from asr.decoding.posteriors import (
     Encoded,
@@ -63,6 +64,7 @@ from asr.decoding.transcription import FORMATS, Output, run
 from asr.decoding.tuning import UNTUNED, Surface, at_bounds, check_dev, format_surface, tune
 from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError, run_program
+from asr.model.config import ModelConfig
 from asr.model.device import add_device_options, autocast, describe
 from asr.model.recogniser import Model
 from asr.model.streaming import CHUNK_SECONDS, refuse_to_stream
@@ -98,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     if args.tokenizer:
         check_tokenizer(args.checkpoint, recipe, Tokenizer.load(args.tokenizer))
-    args.head = transcriber.head = choose_head(args, recipe)
+    args.head = transcriber.head = _head(args, recipe.model)
     if args.forget:
         let_forget(model, args.forget)
     try:
@@ -127,24 +129,17 @@ def let_forget(model: Model, seconds: float) -> None:
         layer.forget(seconds / model.framing.seconds)
 
 
-def choose_head(args: argparse.Namespace, recipe: Recipe) -> str:
+def _head(args: argparse.Namespace, config: ModelConfig) -> str:
     """The head to decode with; raises UserError where it is not there, or cannot do what is asked for."""
-    heads = recipe.model.heads
-    wants_ctc = [name for name in ("stream", "segment_seconds", "chunk_ms") if getattr(args, name)]
-    head = args.head or recipe.model.decoding_head(bool(wants_ctc or args.lm))
-    if head not in heads:
-        raise UserError(f"--head {head}: {args.checkpoint} has none; its head is {recipe.model.head}")
-    if wants_ctc and head == "transducer":
-        option = wants_ctc[0].replace("_", "-")
-        advice = "--head ctc does it" if "ctc" in heads else f"leave --{option} out"
-        raise UserError(f"--{option} {getattr(args, wants_ctc[0])}: not with a transducer yet; {advice}")
-    options = (("--ilm-weight", args.weights and args.weights.ilm_weight), ("--ctc-weight", args.ctc_weight))
-    for option, value in options:
-        if value and head == "ctc":
-            raise UserError(f"{option} {value:g}: of a transducer's beam search; here ctc decodes (--head)")
-    if args.ctc_weight and "ctc" not in heads:
-        raise UserError(f"--ctc-weight {args.ctc_weight:g}: {args.checkpoint} has no CTC head")
-    return head
+    ctc_only = {name: getattr(args, name) for name in ("stream", "segment_seconds", "chunk_ms")}
+    ilm_weight = args.weights.ilm_weight if args.weights else 0.0
+    weights = {"ilm_weight": ilm_weight, "ctc_weight": args.ctc_weight}
+    return choose_head(config, args.head or "", bool(args.lm), ctc_only, weights, _option)
+
+
+def _option(name: str) -> str:
+    """As it is written on the command line."""
+    return "--" + name.replace("_", "-")
 
 
 def evaluate(args: argparse.Namespace, transcriber: Transcriber) -> None:
@@ -541,9 +536,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     ):
         value = getattr(args, option)
         if value is not None and not -most <= value <= most:
-            raise UserError(
-                f"--{option.replace('_', '-')} {value:g}: must lie between {-most:g} and {most:g}"
-            )
+            raise UserError(f"{_option(option)} {value:g}: must lie between {-most:g} and {most:g}")
     if args.tune_on and not args.lm:
         raise UserError("--tune-on wants --lm")
     if args.ctc_weight and not args.lm:

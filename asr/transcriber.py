@@ -24,6 +24,7 @@ from asr.data.audio import MAX_PEAK
 from asr.data.recordings import Recording, Samples, look_at
 from asr.decoding import BEAM, EXPANSIONS, TRANSDUCER_BEAM
 from asr.decoding.captions import Transcript
+from asr.decoding.heads import choose_head
 from asr.decoding.transcription import (
     SEGMENTS,
     Decoder,
@@ -94,8 +95,7 @@ class Transcriber:
         batch_seconds: float = 120.0,
         segment_seconds: float = 0.0,
     ) -> None:
-        if head and head not in recipe.model.heads:
-            raise UserError(f"head {head}: the model has none; its head is {recipe.model.head}")
+        choose_head(recipe.model, head)  # raises where there is no such head
         self.device = choose_device(device)
         self.dtype = choose_dtype(precision, self.device)
         self.model, self.recipe, self.head = model.to(self.device), recipe, head
@@ -188,7 +188,7 @@ class Transcriber:
     def _search(self, lm: LanguageModel) -> "BeamPool | TransducerSearch":
         # Numba and KenLM are imported here: greedy decoding does without.
         tokenizer = self.recipe.tokenizer
-        if self.chosen_head(with_lm=True) == "ctc":
+        if self.chosen_head(lm) == "ctc":
             from asr.decoding.beam import BeamPool
 
             return BeamPool(lm.path, tokenizer, lm.beam or BEAM, lm.jobs, fold=lm.fold)
@@ -201,21 +201,18 @@ class Transcriber:
 
     def _decoder(self, lm: LanguageModel | None) -> Decoder:
         tokenizer, seconds = self.recipe.tokenizer, self.model.framing.seconds
-        if self.chosen_head(lm is not None) == "transducer":
+        if self.chosen_head(lm) == "transducer":
             search = (self.pool(lm), lm.weights) if lm else ()
             return TransducerDecoder(tokenizer, seconds, self.model.transducer, *search)
         if lm is None:
             return GreedyDecoder(tokenizer, seconds)
         return LMDecoder(tokenizer, seconds, self.pool(lm), lm.weights, together=SEGMENTS * lm.jobs)
 
-    def chosen_head(self, with_lm: bool) -> str:
+    def chosen_head(self, lm: LanguageModel | None = None) -> str:
         """The head that decodes; raises UserError where it cannot do what is asked for."""
-        head = self.head or self.recipe.model.decoding_head(with_lm or self.segment_seconds > 0)
-        if self.segment_seconds and head == "transducer":
-            raise UserError(
-                "segment_seconds: not with a transducer yet; a hybrid's CTC head does it (head ctc)"
-            )
-        return head
+        weights = {"ilm_weight": lm.weights.ilm_weight, "ctc_weight": lm.ctc_weight} if lm else {}
+        ctc_only = {"segment_seconds": self.segment_seconds}
+        return choose_head(self.recipe.model, self.head, lm is not None, ctc_only, weights)
 
 
 def load(model: str | Path, kernels: str = "auto", **options: Any) -> Transcriber:

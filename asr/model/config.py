@@ -63,10 +63,6 @@ class ModelConfig:
         """Those that there are, of ctc and transducer; the one that decodes unless told otherwise first."""
         return ("transducer", "ctc") if self.head == "hybrid" else (self.head,)
 
-    def decoding_head(self, prefers_ctc: bool) -> str:
-        """The one that decodes: ctc where that is preferred and there."""
-        return "ctc" if prefers_ctc and "ctc" in self.heads else self.heads[0]
-
 
 def model_to_dict(config: ModelConfig) -> dict[str, Any]:
     """Plain dicts, lists, numbers and strings: what a checkpoint may hold."""

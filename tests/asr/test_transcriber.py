@@ -124,14 +124,30 @@ def test_what_is_no_recording_is_named(model, item, message):
 
 def test_heads(tokenizer, tmp_path, paths, lm_path):
     hybrid = load(write_model(tmp_path / "hybrid", tokenizer, "hybrid"))
-    assert hybrid.chosen_head(with_lm=False) == "transducer" and hybrid.chosen_head(with_lm=True) == "ctc"
+    assert hybrid.chosen_head() == "transducer" and hybrid.chosen_head(LanguageModel(lm_path)) == "ctc"
     assert hybrid.transcribe(paths[0], lm_path).text
     only = write_model(tmp_path / "transducer", tokenizer, "transducer")
     assert load(only).transcribe(paths[0], lm_path).text
-    with pytest.raises(UserError, match="segment_seconds: not with a transducer yet"):
+    with pytest.raises(UserError, match="segment_seconds 20: not with a transducer yet"):
         load(only, segment_seconds=20).transcribe(paths[0])
     with pytest.raises(UserError, match="head ctc: the model has none"):
         load(only, head="ctc")
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "message"),
+    [
+        ("transducer", {"ctc_weight": 0.3}, "^ctc_weight 0.3: the model has no CTC head"),
+        ("hybrid", {"ctc_weight": 0.3}, "^ctc_weight 0.3: of a transducer's beam search"),
+        ("ctc", {"weights": Weights(1, 0, 0, 0.2)}, "^ilm_weight 0.2: of a transducer's beam search"),
+    ],
+)
+def test_weights_that_do_not_suit_the_head_are_refused(
+    tokenizer, tmp_path, paths, lm_path, head, options, message
+):
+    model = load(write_model(tmp_path / head, tokenizer, head))
+    with pytest.raises(UserError, match=message):
+        model.transcribe(paths[0], LanguageModel(lm_path, **options))
 
 
 def test_importing_the_package_loads_no_torch():
