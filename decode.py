@@ -473,7 +473,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--head",
         choices=("ctc", "transducer"),
-        help="of a model that has both, the one to decode with (default: transducer, but ctc with --lm)",
+        help="of a model that has both, the one to decode with (default: transducer, but ctc with --lm and "
+        "options that only ctc has)",
     )
     add("--attention", default="", help="refuse a checkpoint trained with another mechanism or list of them")
     add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokenizer")
