@@ -81,7 +81,7 @@ SHORTEST_HALF_LIFE = 0.1
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line and do one of the two things."""
+    """Parse the command line, and decode splits, transcribe recordings, or stream."""
     args = parse_arguments(argv)
     for split in args.tune_on:
         check_dev(split)

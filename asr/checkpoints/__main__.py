@@ -32,13 +32,17 @@ def _add_export(commands) -> None:
         "and a model card. decode.py --checkpoint and train.py --init take it in a checkpoint's place.",
     )
     command.add_argument("checkpoint", type=Path, help="a checkpoint of train.py, such as best.ckpt")
-    command.add_argument(
-        "--out", type=Path, required=True, help="folder to make; must not exist, or be empty"
-    )
+    _add_out(command)
     command.add_argument(
         "--results", type=Path, help="folder of decode.py --out, whose table and command go into the card"
     )
     command.set_defaults(run=lambda args: export(args.checkpoint, args.out, args.results))
+
+
+def _add_out(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--out", type=Path, required=True, help="folder to make; must not exist, or be empty"
+    )
 
 
 def _add_average(commands) -> None:
@@ -50,9 +54,7 @@ def _add_average(commands) -> None:
         "--out NAME. Checkpoints of different runs or models are refused.",
     )
     command.add_argument("checkpoints", type=Path, nargs="+", help="checkpoints of one run of train.py")
-    command.add_argument(
-        "--out", type=Path, required=True, help="folder to make; must not exist, or be empty"
-    )
+    _add_out(command)
     which = command.add_mutually_exclusive_group()
     which.add_argument("--last", type=int, metavar="N", help="of the last N of them only")
     which.add_argument("--best", type=int, metavar="N", help="of the N with the lowest WER on dev only")
@@ -80,9 +82,7 @@ def _add_import(commands) -> None:
     command.add_argument(
         "model", type=Path, help="FILE.nemo, or a folder: of Hugging Face's Parakeet-CTC, or a .nemo unpacked"
     )
-    command.add_argument(
-        "--out", type=Path, required=True, help="folder to make; must not exist, or be empty"
-    )
+    _add_out(command)
     command.add_argument(
         "--edges",
         choices=("auto", "new", "old"),

@@ -79,14 +79,12 @@ class Prefix:
         while prefix.before:
             backwards.append((prefix.piece, prefix.frame, prefix.log_prob))
             prefix = prefix.before
-        return (
-            Hypothesis(*map(list, zip(*backwards[::-1], strict=True)))
-            if backwards
-            else Hypothesis([], [], [])
-        )
+        columns = zip(*backwards[::-1], strict=True) if backwards else ((), (), ())
+        return Hypothesis(*map(list, columns))
 
 
 Beam = dict[Prefix, float]  # with their log-probabilities
+Candidate = tuple[float, float, Prefix]  # rank, log-probability, and what has them
 
 
 class _Networks:
@@ -105,10 +103,9 @@ class _Networks:
         predicted, internal = joint.prediction(predicted[:, 0]), None
         if self._ilm:
             nothing = joint.encoder(torch.zeros_like(joint.encoder.weight[:1]))
-            pieces = at_least_fp32(joint(nothing, predicted)).index_fill(
-                -1, torch.tensor(BLANK, device=self._device), -math.inf
-            )
-            internal = pieces.log_softmax(-1)
+            internal = at_least_fp32(joint(nothing, predicted))
+            internal[:, BLANK] = -math.inf
+            internal = internal.log_softmax(-1)
         return predicted, state, internal
 
     def log_probs(self, encoded: Tensor, rows: list[int]) -> tuple[Tensor, Tensor | None]:
@@ -204,125 +201,127 @@ class TransducerSearch:
         ) as bar:
             for first in range(0, len(order), TOGETHER):
                 batch = order[first : first + TOGETHER]
-                several = self._search([torch.from_numpy(frames[number]) for number in batch], weights)
+                several = _Batch(self, [torch.from_numpy(frames[number]) for number in batch], weights).run()
                 found |= zip(batch, several, strict=True)
                 bar.update(len(batch))
         return [found[number] for number in range(len(frames))]
 
-    def _search(self, frames: list[Tensor], weights: Weights) -> list[list[Found]]:
-        """Of utterances (N, D), the longest first."""
-        reader = Reader(self.words, weights) if self.words else None
-        weight = self.transducer.joint.encoder.weight
-        x = pad_sequence(frames, batch_first=True).to(weight.device)
-        encoded = self.transducer.joint.encoder(x.to(weight.dtype))
-        networks = _Networks(self.transducer, len(frames), ilm=weights.ilm_weight != 0)
-        beams: list[Beam] = []
-        spellings: list[dict[tuple[int, int], int]] = [{} for _ in frames]
+
+class _Batch:
+    """The search over utterances (N, D) that go through the networks together, the longest first.
+
+    Args:
+        search: its settings.
+        frames: encoded, of each.
+        weights: how the LMs count.
+    """
+
+    def __init__(self, search: TransducerSearch, frames: list[Tensor], weights: Weights) -> None:
+        self.search, self.weights = search, weights
+        self.reader = Reader(search.words, weights) if search.words else None
+        joint, self.lengths = search.transducer.joint, [len(item) for item in frames]
+        self.x = pad_sequence(frames, batch_first=True).to(joint.encoder.weight.device)
+        self.encoded = joint.encoder(self.x.to(joint.encoder.weight.dtype))
+        self.networks = _Networks(search.transducer, len(frames), ilm=weights.ilm_weight != 0)
+        self.beams: list[Beam] = []
+        # Numbers of all sequences that were ever in an utterance's beam, by their keys.
+        self.spellings: list[dict[tuple[int, int], int]] = [{} for _ in frames]
         for number in range(len(frames)):
-            nothing = Prefix(None, BLANK, 0, 0.0, 0.0, reader.start() if reader else None)
+            nothing = Prefix(None, BLANK, 0, 0.0, 0.0, self.reader.start() if self.reader else None)
             nothing.row = number
-            beams.append({nothing: 0.0})
-        for n in range(x.shape[1]):
-            there = sum(n < len(item) for item in frames)
-            beams[:there] = self._frame(
-                n, encoded[:there, n], beams[:there], spellings, networks, reader, weights
-            )
-            networks.keep([prefix for beam in beams for prefix in beam])
+            self.beams.append({nothing: 0.0})
+
+    def run(self) -> list[list[Found]]:
+        """All that is in the beam at each utterance's end, the best first."""
+        for n in range(self.x.shape[1]):
+            there = sum(n < length for length in self.lengths)
+            self.beams[:there] = self._frame(n, self.beams[:there])
+            self.networks.keep([prefix for beam in self.beams for prefix in beam])
         return [
-            self._judge(row[: len(item)], beam, reader, weights)
-            for row, item, beam in zip(x, frames, beams, strict=True)
+            self._judge(x[:length], beam)
+            for x, length, beam in zip(self.x, self.lengths, self.beams, strict=True)
         ]
 
-    def _frame(
-        self,
-        n: int,
-        encoded: Tensor,
-        beams: list[Beam],
-        spellings: list[dict[tuple[int, int], int]],
-        networks: _Networks,
-        reader: Reader | None,
-        weights: Weights,
-    ) -> list[Beam]:
-        """The beams after frame n, of which encoded (B, joint) is given."""
+    def _frame(self, n: int, beams: list[Beam]) -> list[Beam]:
+        """The beams of the utterances that last so long, after frame n."""
         # Those that there are, by their pieces, so that two ways to the same are found out.
         known = [{prefix.key: prefix for prefix in beam} for beam in beams]
         ended: list[Beam] = [{} for _ in beams]
-        for said in range(self.expansions + 1):
+        for said in range(self.search.expansions + 1):
             flat = [
                 (number, prefix, mass) for number, beam in enumerate(beams) for prefix, mass in beam.items()
             ]
             if not flat:
                 break
-            at = torch.tensor([number for number, *_ in flat], device=encoded.device)
-            log_probs, internal = networks.log_probs(encoded[at], [prefix.row for _, prefix, _ in flat])
+            at = torch.tensor([number for number, *_ in flat], device=self.encoded.device)
+            log_probs, internal = self.networks.log_probs(
+                self.encoded[at, n], [prefix.row for _, prefix, _ in flat]
+            )
             for (number, prefix, mass), blank in zip(flat, log_probs[:, BLANK].tolist(), strict=True):
                 ended[number][prefix] = log_add(ended[number].get(prefix, -math.inf), mass + blank)
-            if said == self.expansions:
-                break
-            beams = self._say(
-                n, flat, log_probs, internal, known, ended, spellings, networks, reader, weights
-            )
-        return [_best(beam, self.beam) for beam in ended]
+            if said < self.search.expansions:
+                candidates = self._longer(n, flat, log_probs, internal, known)
+                beams = [self._prune(*both) for both in zip(candidates, ended, strict=True)]
+                self._register(beams, known)
+        return [_best(beam, self.search.beam) for beam in ended]
 
-    def _say(
+    def _longer(
         self,
         n: int,
         flat: list[tuple[int, Prefix, float]],
         log_probs: Tensor,
         internal: Tensor | None,
-        known: list[dict],
-        ended: list[Beam],
-        spellings: list[dict[tuple[int, int], int]],
-        networks: _Networks,
-        reader: Reader | None,
-        weights: Weights,
-    ) -> list[Beam]:
-        """Each prefix with each likely piece more; the best of each utterance."""
-        ilms = (
-            log_probs.new_zeros(1).expand_as(log_probs) if internal is None else weights.ilm_weight * internal
-        )
-        worth = (log_probs - ilms).index_fill(-1, torch.tensor(BLANK, device=log_probs.device), -math.inf)
-        worth = worth.masked_fill(log_probs < self.floor, -math.inf)
-        pieces = worth.topk(min(self.beam, worth.shape[1] - 1), -1).indices
+        known: list[dict[tuple[int, int], Prefix]],
+    ) -> list[list[Candidate]]:
+        """Each prefix with each likely piece more, by utterance."""
+        ilms = torch.zeros_like(log_probs) if internal is None else self.weights.ilm_weight * internal
+        worth = (log_probs - ilms).masked_fill(log_probs < self.search.floor, -math.inf)
+        worth[:, BLANK] = -math.inf
+        pieces = worth.topk(min(self.search.beam, worth.shape[1] - 1), -1).indices
         columns = (part.gather(-1, pieces).tolist() for part in (worth, log_probs, ilms))
-        candidates: list[list[tuple[float, float, Prefix]]] = [[] for _ in ended]
+        candidates: list[list[Candidate]] = [[] for _ in known]
         for (number, prefix, mass), *choices in zip(flat, pieces.tolist(), *columns, strict=True):
             for piece, value, log_prob, ilm in zip(*choices, strict=True):
-                if value == -math.inf or (reader and not self.words.lexicon.is_text[piece]):
+                if value == -math.inf or (self.reader and not self.search.words.lexicon.is_text[piece]):
                     continue
                 longer = known[number].get((prefix.spelling, piece))
                 if longer is None:
-                    reading = reader.go_on(prefix.reading, piece) if reader else None
+                    reading = self.reader.go_on(prefix.reading, piece) if self.reader else None
                     longer = Prefix(prefix, piece, n, log_prob, prefix.ilm + ilm, reading)
                 candidates[number].append((mass + log_prob + longer.bonus, mass + log_prob, longer))
-        beams = []
-        for number, found in enumerate(candidates):
-            # What is not better than a beam of those that have ended the frame cannot stay in it.
-            ranks = sorted((mass + prefix.bonus for prefix, mass in ended[number].items()), reverse=True)
-            least = ranks[self.beam - 1] if len(ranks) >= self.beam else -math.inf
-            found.sort(key=lambda candidate: -candidate[0])
-            beams.append({prefix: mass for rank, mass, prefix in found[: self.beam] if rank > least})
+        return candidates
+
+    def _prune(self, candidates: list[Candidate], ended: Beam) -> Beam:
+        """A beam of the best, less those that could not stay beside what has ended the frame."""
+        most = self.search.beam
+        ranks = sorted((mass + prefix.bonus for prefix, mass in ended.items()), reverse=True)
+        least = ranks[most - 1] if len(ranks) >= most else -math.inf
+        candidates.sort(key=lambda candidate: -candidate[0])
+        return {prefix: mass for rank, mass, prefix in candidates[:most] if rank > least}
+
+    def _register(self, beams: list[Beam], known: list[dict[tuple[int, int], Prefix]]) -> None:
+        """Number new prefixes, and give them rows of the networks."""
         new = []
-        for number, beam in enumerate(beams):
+        for beam, theirs, spellings in zip(beams, known, self.spellings[: len(beams)], strict=True):
             for prefix in beam:
-                if prefix.key not in known[number]:
-                    known[number][prefix.key] = prefix
-                    prefix.spelling = spellings[number].setdefault(prefix.key, len(spellings[number]) + 1)
+                if prefix.key not in theirs:
+                    theirs[prefix.key] = prefix
+                    prefix.spelling = spellings.setdefault(prefix.key, len(spellings) + 1)
                     new.append(prefix)
         if new:
-            networks.add(new)
-        return beams
+            self.networks.add(new)
 
-    def _judge(self, x: Tensor, beam: Beam, reader: Reader | None, weights: Weights) -> list[Found]:
+    def _judge(self, x: Tensor, beam: Beam) -> list[Found]:
         """What is left at the end, with the last word, the end and CTC counted; x (N, D) encoded."""
+        reader, search = self.reader, self.search
         ends = [(prefix, mass, prefix.said()) for prefix, mass in beam.items()]
         scores = [
             mass - prefix.ilm + (reader.whole(prefix.reading) if reader else 0.0) for prefix, mass, _ in ends
         ]
-        if self.ctc_weight:
-            by_ctc = ctc_log_likelihoods(self.ctc(x[None])[0], [said.classes for *_, said in ends])
+        if search.ctc_weight:
+            by_ctc = ctc_log_likelihoods(search.ctc(x[None])[0], [said.classes for *_, said in ends])
             if any(map(math.isfinite, by_ctc)):  # else there are too few frames for any of them
-                scores = [score + self.ctc_weight * ctc for score, ctc in zip(scores, by_ctc, strict=True)]
+                scores = [score + search.ctc_weight * ctc for score, ctc in zip(scores, by_ctc, strict=True)]
         found = [Found(said, score, mass) for (_, mass, said), score in zip(ends, scores, strict=True)]
         return sorted(found, key=lambda item: -item.score)
 
