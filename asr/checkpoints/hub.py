@@ -95,9 +95,10 @@ def _download(api: Any, name: str, repository: str, revision: str, file: str) ->
 
 def _intact(path: Path, item: Any) -> bool:
     """Whether a file has the checksum that the hub states: SHA-256, or of small files git's."""
-    content = path.read_bytes()
     if item.lfs:
-        return hashlib.sha256(content).hexdigest() == item.lfs.sha256
+        with path.open("rb") as file:  # it may be gigabytes
+            return hashlib.file_digest(file, "sha256").hexdigest() == item.lfs.sha256
+    content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == item.blob_id
 
 
