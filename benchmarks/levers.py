@@ -25,7 +25,7 @@ from asr.model.device import add_device_options, choose_device, choose_dtype
 from asr.model.frames import SAMPLE_RATE
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig
-from asr.training.task import training_loss
+from asr.training.losses import training_loss
 
 LEVERS = {
     "none": {},

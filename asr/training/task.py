@@ -5,7 +5,7 @@ import random
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import lightning as L
 import torch
@@ -18,14 +18,14 @@ from asr.data.batches import Batch, TrainingSampler
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.greedy import greedy
 from asr.decoding.label_looping import transducer_greedy
-from asr.distributed import sum_over_ranks, take_from_first, world_size
-from asr.model.frames import valid_frames
+from asr.distributed import sum_over_ranks, take_from_first
 from asr.model.recogniser import Model
 from asr.scoring.errors import word_errors
 from asr.training.config import Config, TrainingConfig
-from asr.training.distillation import Output, Teacher, distillation_losses
+from asr.training.distillation import Teacher
+from asr.training.losses import training_loss
 from asr.training.skipping import REPORT_EVERY, SkippedSteps
-from asr.training.streaming import draw_chunk, validation_chunk
+from asr.training.streaming import validation_chunk
 from asr.training.variational_noise import VariationalNoise
 
 
@@ -200,70 +200,6 @@ class TrainingTask(L.LightningModule):
         self.skipped.total, self.skipped.in_row = checkpoint.get("skipped", (0, 0))
 
 
-PER_PIECE = ("ctc", "transducer", "consistency")  # losses on transcripts; a teacher's go by the frame
-
-
-class Losses(NamedTuple):
-    """Of a batch."""
-
-    total: Tensor  # to descend
-    utterances: Tensor  # (B,) each utterance's share of it before the division by pieces or frames
-    parts: dict[str, Tensor]  # those without weights, a piece (PER_PIECE) or a frame, by name
-
-
-def training_loss(
-    model: Model, batch: Batch, config: TrainingConfig, teacher: Teacher | None = None
-) -> Losses:
-    """The loss to descend: CTC and the transducer's in nats a piece, and what a teacher adds, a frame.
-
-    Divided by the pieces, or frames, of all ranks over their number: the mean of the ranks' gradients is then
-    the gradient of the whole batch, however its pieces are spread. An utterance without a transcript takes
-    part in what the teacher says alone.
-    """
-    views = 2 if config.consistency else 1
-    waveforms, samples = model.frontend.perturb(batch.waveforms, batch.lengths)
-    clean = model.frontend.features(waveforms, samples)
-    features, lengths = model.frontend.masked(*clean, views)
-    output, sums = None, {}  # of each utterance's losses, over its pieces or frames
-    if config.uses_encoder:
-        x, middle, encoded_lengths = model.encoder.with_middle(features, lengths, draw_chunk(config))
-        valid = valid_frames(encoded_lengths.to(x.device, non_blocking=True), x.shape[1])
-        output = Output(model.head(x) if config.uses_head else None, x, valid)
-    if config.ctc:
-        sums["ctc"] = _ctc_losses(
-            model, batch, config.intermediate, output.log_probs, middle, encoded_lengths
-        )
-    if config.transducer:
-        sums["transducer"] = model.transducer.loss(x, encoded_lengths, *_targets(batch, views))
-    if teacher:
-        taught = teacher.teach(
-            waveforms, samples, *((features, lengths) if config.distil_masks == "both" else clean)
-        )
-        sums |= distillation_losses(model, config, taught, output)
-    count = len(batch.ids)
-    sums = {name: losses.view(-1, count).mean(0) for name, losses in sums.items()}  # over the views
-    if config.consistency:
-        sums["consistency"] = model.head.consistency(output.log_probs, encoded_lengths)
-    device = waveforms.device
-    if batch.transcribed is not None:
-        transcribed = batch.transcribed.to(device, non_blocking=True)
-        for name in sums.keys() & PER_PIECE:
-            sums[name] = torch.where(transcribed, sums[name], 0.0)
-    sizes = [batch.target_lengths.sum().to(device, non_blocking=True)]
-    if teacher:
-        sizes.append(taught.valid[:count].sum())
-    sizes = sum_over_ranks(torch.stack(sizes))  # one message
-    pieces, frames = sizes[0].clamp(min=1), sizes[-1]
-    total, utterances, parts = 0.0, 0.0, {}
-    for name, losses in sums.items():
-        by = pieces if name in PER_PIECE else frames
-        weight = getattr(config, name if name in PER_PIECE else f"distil_{name}")
-        utterances = utterances + weight * losses
-        parts[name] = losses.detach().sum() * world_size() / by
-        total = total + weight * losses.sum() * world_size() / by
-    return Losses(total, utterances, parts)
-
-
 def leave_alone(model: Model, config: TrainingConfig) -> None:
     """Keep still what no loss reaches: DDP waits for every other parameter's gradient."""
     if not config.uses_encoder:
@@ -283,23 +219,6 @@ def frozen_parts(model: Model, config: TrainingConfig) -> list[torch.nn.Module]:
     """What --training.freeze names."""
     parts = {"encoder": model.encoder, "ctc": model.head, "transducer": model.transducer}
     return [parts[name] for name in config.freeze]
-
-
-def _ctc_losses(
-    model: Model, batch: Batch, intermediate: float, log_probs: Tensor, middle: Tensor, lengths: Tensor
-) -> Tensor:
-    """CTC of each utterance in each of its views, with that of the middle block where it has a weight."""
-    targets, target_lengths = _targets(batch, len(log_probs) // len(batch.ids))
-    losses = model.head.loss(log_probs, lengths, targets, target_lengths)
-    if intermediate:  # intermediate CTC (Lee and Watanabe, arXiv 2102.03216)
-        inner = model.head.loss(model.head(middle), lengths, targets, target_lengths)
-        losses = (1 - intermediate) * losses + intermediate * inner
-    return losses
-
-
-def _targets(batch: Batch, views: int) -> tuple[Tensor, Tensor]:
-    """Classes and their number for each view of the batch."""
-    return batch.targets.repeat(views, 1), batch.target_lengths.repeat(views)
 
 
 def lr_factor(step: int, config: TrainingConfig) -> float:

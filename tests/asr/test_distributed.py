@@ -29,7 +29,7 @@ from asr.model.recogniser import Model
 from asr.model.transducer import TransducerConfig
 from asr.training.config import TrainingConfig
 from asr.training.distillation import Teacher
-from asr.training.task import training_loss
+from asr.training.losses import training_loss
 
 ENCODER = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
 FRONTEND = FrontendConfig(mels=20, frequency_masks=0, time_masks=0, speeds=(1.0,))

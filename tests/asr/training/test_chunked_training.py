@@ -17,9 +17,9 @@ from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig, parse_config
 from asr.training.distillation import load_teacher
+from asr.training.losses import training_loss
 from asr.training.run import train
 from asr.training.streaming import draw_chunk, validation_chunk
-from asr.training.task import training_loss
 
 TINY = """
 attention: mala

@@ -17,8 +17,9 @@ from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig, parse_config
 from asr.training.distillation import Teacher, distance, divergence, load_teacher
+from asr.training.losses import training_loss
 from asr.training.run import train
-from asr.training.task import TrainingTask, leave_alone, training_loss
+from asr.training.task import TrainingTask, leave_alone
 
 ENCODER = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
 PLAIN = FrontendConfig(mels=20, speeds=(1.0,), time_masks=0, frequency_masks=0)

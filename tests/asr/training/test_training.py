@@ -23,9 +23,10 @@ from asr.model.frontend import FrontendConfig
 from asr.model.long import long_log_probs
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig, parse_config
+from asr.training.losses import training_loss
 from asr.training.resuming import FIXED, FREE
 from asr.training.run import train
-from asr.training.task import TrainingTask, lr_factor, training_loss
+from asr.training.task import TrainingTask, lr_factor
 
 TINY = """
 attention: mala

@@ -13,7 +13,7 @@ from asr.model.conformer import EncoderConfig
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig
-from asr.training.task import training_loss
+from asr.training.losses import training_loss
 
 STEPS = 100
 
