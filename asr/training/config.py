@@ -67,7 +67,7 @@ class TrainingConfig:
         average: decay of the exponential moving average of the weights, with which is validated and
             decoded; 0 for none.
         teacher: checkpoint, exported folder or FILE.nemo, with the same tokenizer and frame rate, to learn
-            from by the three losses named distil; none where it is empty.
+            from by the four losses named distil; none where it is empty.
         ctc: weight of CTC on the transcripts, where there is a CTC head. With a teacher, utterances without a
             transcript are trained on too, by what it says of them; with 0, and no transducer, none is read.
         transducer: weight of the transducer's loss; 1 where there is a transducer and nothing is said.
@@ -78,6 +78,10 @@ class TrainingConfig:
         distil_attention: weight of the relative squared error of each layer's attention, given the teacher's
             input to it; for a student of the teacher's dimension and layers. Alone (with ctc 0) it trains the
             attention layers side by side and nothing else, which is cheaper.
+        distil_blocks: weight of the relative squared error of the subsampling and of each whole block, given
+            the teacher's input to it; for a student of the teacher's dimension and of as many or fewer
+            layers, each of which then stands for several of the teacher's. Alone (with ctc 0) it trains the
+            parts of the encoder side by side, from nothing; the CTC head wants a second training.
         distil_masks: whom SpecAugment masks: the student, or both.
         distil_start: weights (the attention starts from those that it has) or nearest (with each head's
             queries scaled and shifted so that each layer's starts nearest to the teacher's; MALA and InLine
@@ -129,6 +133,7 @@ class TrainingConfig:
     distil_posteriors: float = 0.0
     distil_encoder: float = 0.0
     distil_attention: float = 0.0
+    distil_blocks: float = 0.0
     distil_masks: Literal["student", "both"] = "student"
     distil_start: Literal["weights", "nearest"] = "weights"
     consistency: float = 0.0
@@ -151,7 +156,12 @@ class TrainingConfig:
     @property
     def distils(self) -> bool:
         """Whether a loss wants a teacher."""
-        return self.distil_posteriors + self.distil_encoder + self.distil_attention > 0
+        return self.distil_posteriors + self.distil_encoder + self.distils_layers > 0
+
+    @property
+    def distils_layers(self) -> float:
+        """The weights of what is learnt layer by layer."""
+        return self.distil_attention + self.distil_blocks
 
     @property
     def uses_head(self) -> bool:
@@ -349,6 +359,7 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.distil_posteriors": 0 <= training.distil_posteriors < math.inf,
         "--training.distil_encoder": 0 <= training.distil_encoder < math.inf,
         "--training.distil_attention": 0 <= training.distil_attention < math.inf,
+        "--training.distil_blocks": 0 <= training.distil_blocks < math.inf,
         "--training.consistency": 0 <= training.consistency < math.inf,
         "--training.chunks": all(chunk > 0 for chunk in training.chunks),
         "--training.chunk_share": 0 < training.chunk_share <= 1,
@@ -421,10 +432,10 @@ def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
     if not training.uses_transcripts and not training.distils:
         weights = " ".join(f"--training.{head} 0" for head in model.heads)
         raise UserError(f"{weights}: nothing is left to learn from; --training.teacher gives something")
-    if training.chunks and training.distil_attention:
+    if training.chunks and training.distils_layers:
         raise UserError(
-            f"--training.chunks {training.chunks}: --training.distil_attention has the full context; train "
-            "the attention first, then the whole model in chunks"
+            f"--training.chunks {training.chunks}: --training.distil_attention and distil_blocks have the "
+            "full context; train layer by layer first, then the whole model in chunks"
         )
     if model.head == "hybrid" and training.uses_transcripts:
         for head, weight, other in (
@@ -465,8 +476,10 @@ def _check_frozen(training: TrainingConfig, model: ModelConfig, begun_from: str)
         raise UserError(f"{option}: there is no {missing[0]}; --head is {model.head}")
     if not begun_from:
         raise UserError(f"{option}: random weights would stay so; it wants --init")
-    if "encoder" in training.freeze and (training.distil_encoder or training.distil_attention):
-        raise UserError(f"{option}: --training.distil_encoder and distil_attention would teach it nothing")
+    if "encoder" in training.freeze and (training.distil_encoder or training.distils_layers):
+        raise UserError(
+            f"{option}: --training.distil_encoder, distil_attention and distil_blocks would teach it nothing"
+        )
     weights = {"ctc": training.ctc + training.distil_posteriors, "transducer": training.transducer}
     if "encoder" in training.freeze and not any(
         weights[head] for head in model.heads if head not in training.freeze

@@ -70,7 +70,7 @@ def _sums(
     if teacher:
         heard = (features, lengths) if config.distil_masks == "both" else clean
         taught = teacher.teach(waveforms, samples, *heard)
-        sums |= distillation_losses(model, config, taught, output)
+        sums |= distillation_losses(model, config, taught, output, clean)
         frames = taught.valid[: len(batch.ids)].sum()
     sums = {name: losses.view(-1, len(batch.ids)).mean(0) for name, losses in sums.items()}  # over the views
     if config.consistency:

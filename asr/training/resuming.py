@@ -24,7 +24,15 @@ from asr.training.distillation import Teacher
 FIXED = (
     *("seconds", "seed", "accumulate", "devices", "nodes", "nonspeech"),
     *("consistency", "intermediate", "variational_noise", "chunks", "chunk_share"),
-    *("ctc", "transducer", "freeze", "distil_posteriors", "distil_encoder", "distil_attention"),
+    *(
+        "ctc",
+        "transducer",
+        "freeze",
+        "distil_posteriors",
+        "distil_encoder",
+        "distil_attention",
+        "distil_blocks",
+    ),
     *("distil_masks", "distil_start"),
     *("peak_lr", "warmup", "schedule", "weight_decay", "clip", "average"),
 )

@@ -206,6 +206,8 @@ def leave_alone(model: Model, config: TrainingConfig) -> None:
         model.requires_grad_(False)
         for block in model.encoder.blocks:
             block.attention.requires_grad_(True)
+        if config.distil_blocks:
+            model.encoder.requires_grad_(True)
         return
     if model.head and not config.uses_head:
         model.head.requires_grad_(False)

@@ -71,7 +71,9 @@ def make_teacher(config: TrainingConfig) -> Teacher | None:
         return None
     torch.manual_seed(1)
     model = Model(ModelConfig(config.teacher, encoder=ENCODER, frontend=FRONTEND), pieces=12).double()
-    return Teacher(model, same_features=True, attention=config.distil_attention > 0)
+    return Teacher(
+        model, same_features=True, attention=config.distil_attention > 0, blocks=config.distil_blocks > 0
+    )
 
 
 @contextlib.contextmanager
@@ -135,7 +137,13 @@ def run_two(
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(2)]
 
 
-TEACHING = {"ctc": 0.5, "distil_posteriors": 1.0, "distil_encoder": 0.1, "distil_attention": 1.0}
+TEACHING = {
+    "ctc": 0.5,
+    "distil_posteriors": 1.0,
+    "distil_encoder": 0.1,
+    "distil_attention": 1.0,
+    "distil_blocks": 1.0,
+}
 
 
 @pytest.mark.parametrize(

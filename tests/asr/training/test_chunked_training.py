@@ -123,7 +123,7 @@ def test_what_cannot_go_in_chunks_is_refused(run):
         run("--training.chunks", "[0,4]")
     with pytest.raises(UserError, match=r"--training\.chunk_share 0\.0: out of range"):
         run("--training.chunk_share", "0.0")
-    with pytest.raises(UserError, match=r"--training\.distil_attention has the full context"):
+    with pytest.raises(UserError, match=r"--training\.distil_attention and distil_blocks have the"):
         run("--training.teacher", "x", "--training.distil_attention", "1")
 
 

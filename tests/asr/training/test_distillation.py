@@ -23,7 +23,7 @@ from asr.training.task import TrainingTask, leave_alone
 
 ENCODER = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
 PLAIN = FrontendConfig(mels=20, speeds=(1.0,), time_masks=0, frequency_masks=0)
-WEIGHTS = ("distil_posteriors", "distil_encoder", "distil_attention")
+WEIGHTS = ("distil_posteriors", "distil_encoder", "distil_attention", "distil_blocks")
 
 
 def build(attention: str, seed: int, frontend: FrontendConfig = PLAIN, **sizes) -> Model:
@@ -47,7 +47,8 @@ def make_batch(rows=slice(0, 3), padding: int = 0) -> Batch:
 def losses(student: Model, teacher: Model, batch: Batch, same: bool = True, **options):
     config = TrainingConfig(teacher="x", **{"ctc": 0.0} | options)
     torch.manual_seed(1)
-    return training_loss(student, batch, config, Teacher(teacher, same, config.distil_attention > 0))
+    taught_by = Teacher(teacher, same, config.distil_attention > 0, config.distil_blocks > 0)
+    return training_loss(student, batch, config, taught_by)
 
 
 def frames_of(model: Model, lengths) -> list[int]:
@@ -108,6 +109,26 @@ class TestReferences:
             sum(wanted) / sum(frames_of(student, batch.lengths)), rel=1e-9
         )
 
+    @pytest.mark.parametrize(("layers", "ends"), [(3, [1, 2, 3]), (2, [2, 3]), (1, [3])])
+    def test_blocks(self, layers, ends):
+        """A student of fewer layers: each stands for one, two or all three of the teacher's."""
+        student = build("mala", 1, layers=layers).eval()
+        teacher = build("softmax", 2, layers=3).eval()
+        batch, wanted = make_batch(), []
+        for waveform, n in zip(batch.waveforms, batch.lengths, strict=True):
+            features = student.frontend(waveform[None, :n], torch.tensor([n]))
+            hidden = [teacher.encoder.subsampling(*features)[0]]
+            valid = torch.ones(hidden[0].shape[:2], dtype=torch.bool)
+            for block in teacher.encoder.blocks:
+                hidden.append(block(hidden[-1], valid))
+            pairs = [(student.encoder.subsampling(*features)[0], hidden[0])]
+            for block, start, end in zip(student.encoder.blocks, [0, *ends], ends, strict=False):
+                pairs.append((block(hidden[start], valid), hidden[end]))
+            error = sum(((x - y).norm() / y.norm()).item() ** 2 for x, y in pairs)
+            wanted.append(error / (layers + 1) * valid.shape[1])
+        found = losses(student, teacher, batch, distil_blocks=0.5)
+        assert found.utterances.tolist() == pytest.approx([0.5 * x for x in wanted], rel=1e-9)
+
     def test_the_sum_of_all(self, pair):
         batch = make_batch()
         each = [losses(*pair, batch, **{name: 0.3}).total for name in WEIGHTS]
@@ -162,10 +183,11 @@ def test_gradients_reach_the_student_alone(options):
         assert any("feed_forward" in name for name in learnt)
 
 
-def test_attention_alone_leaves_the_students_own_forward_out(monkeypatch):
+@pytest.mark.parametrize("weight", ["distil_attention", "distil_blocks"])
+def test_layers_side_by_side_leave_the_students_own_forward_out(monkeypatch, weight):
     student, teacher = build("mala", 1).train(), build("softmax", 2)
     monkeypatch.setattr(student.encoder, "with_middle", None)
-    assert losses(student, teacher, make_batch(), distil_attention=1.0).total > 0
+    assert losses(student, teacher, make_batch(), **{weight: 1.0}).total > 0
 
 
 class TestWhatTheTeacherHears:
@@ -440,6 +462,16 @@ def test_a_run_goes_on_with_its_teacher_only(teacher_run, corpus, tmp_path):
             {"layers": 3},
             {"distil_attention": 1.0},
             "--training.distil_attention: the teacher has 2 layers, the student 3",
+        ),
+        (
+            {"dim": 8},
+            {"distil_blocks": 1.0},
+            "--training.distil_blocks: the teacher's dimension is 16, the student's 8",
+        ),
+        (
+            {"layers": 3},
+            {"distil_blocks": 1.0},
+            "--training.distil_blocks: the teacher has 2 layers, the student 3",
         ),
         (
             {"mels": 40},
