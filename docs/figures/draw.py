@@ -36,9 +36,9 @@ COLOURS = {
     "frame": ("stroke", "#8a94a0", "#6e7a88"),
     "grid": ("stroke", "#dfe4e8", "#30363d"),
     "mala": ("stroke", "#2f6db3", "#6aa9e9"),
-    "softmax": ("stroke", "#c46f14", "#f0a04b"),
+    "softmax": ("stroke", "#a4570a", "#f0a04b"),
     "mala-ink": ("fill", "#2f6db3", "#6aa9e9"),
-    "softmax-ink": ("fill", "#c46f14", "#f0a04b"),
+    "softmax-ink": ("fill", "#a4570a", "#f0a04b"),
     "chosen": ("fill", "#d9e8f8", "#1d3a5c"),
 }
 FIXED = (
