@@ -141,9 +141,14 @@ def keep(path: Path, about: dict, row: dict) -> None:
     """Put a row into the file, in the place of an older one of the same kind.
 
     Raises:
-        UserError: the file is of other models or another machine.
+        UserError: the file is of other models or another machine, or not of this program.
     """
-    held = json.loads(path.read_text()) if path.exists() else about | {"rows": []}
+    try:
+        held = json.loads(path.read_text()) if path.exists() else about | {"rows": []}
+        if not isinstance(held["rows"], list):
+            raise TypeError
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path}: not what this program writes; name another --out") from None
     different = [name for name, value in about.items() if held.get(name) != value]
     if different:
         raise UserError(f"{path}: rows of another {' and '.join(different)}; name another --out")
