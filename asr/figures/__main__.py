@@ -121,7 +121,7 @@ def _attention(args: argparse.Namespace) -> None:
     waveform = _load(args)
     from asr.figures.attention import write_attention  # what a command does not need is not loaded
 
-    print(write_attention(args.checkpoint, waveform, args.out, args.head - 1))
+    print(write_attention(args.checkpoint, waveform, args.out, args.head - 1, str(args.audio)))
     print(f"means over layers; pictures and numbers.json are in {args.out}")
 
 

@@ -182,13 +182,14 @@ def summary(studies: list[Study]) -> str:
     return "\n".join(lines)
 
 
-def write_attention(checkpoints: list[Path], waveform: Tensor, out: Path, head: int) -> str:
+def write_attention(checkpoints: list[Path], waveform: Tensor, out: Path, head: int, audio: str) -> str:
     """Draw everything of this file into a folder, with the numbers; returns the table of ``summary``.
 
     Args:
         checkpoints: one a mechanism.
         waveform: (S,) in [-1, 1] at 16 kHz.
         head: whose maps are drawn, from 0.
+        audio: what the waveform is called in numbers.json.
     """
     studies = [study(checkpoint, waveform) for checkpoint in checkpoints]
     figures = {
@@ -207,6 +208,6 @@ def write_attention(checkpoints: list[Path], waveform: Tensor, out: Path, head: 
         }
         for item in studies
     ]
-    content = {"seconds": len(waveform) / SAMPLE_RATE, "checkpoints": numbers}
+    content = {"audio": audio, "seconds": len(waveform) / SAMPLE_RATE, "checkpoints": numbers}
     atomic_write(out / "numbers.json", json.dumps(content, indent=2) + "\n")
     return summary(studies)

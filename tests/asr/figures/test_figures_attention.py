@@ -45,6 +45,7 @@ def test_figures_and_numbers_of_every_mechanism(inputs, tmp_path, capsys):
     for name in ("maps", "distributions", "entropy"):
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     numbers = json.loads((tmp_path / "out" / "numbers.json").read_text())
+    assert numbers["audio"] == str(recording) and numbers["seconds"] == 1
     found = {item["attention"].split(",")[0]: item["layers"] for item in numbers["checkpoints"]}
     assert set(found) == set(ATTENTIONS)
     for layers in found.values():
