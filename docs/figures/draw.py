@@ -8,7 +8,8 @@ length.json is what benchmarks/long_audio.py measured:
     options="--audio LIBRISPEECH/train-clean-5 --out docs/figures/length.json"; export OMP_NUM_THREADS=1
     python benchmarks/long_audio.py $options --attention mala --minutes 1 3 10 --whole
     python benchmarks/long_audio.py $options --attention softmax --minutes 1 3 --whole
-    python benchmarks/long_audio.py $options --attention softmax --minutes 6
+    python benchmarks/long_audio.py $options --attention mala softmax --minutes 0.3
+    python benchmarks/long_audio.py $options --attention softmax --minutes 5
     python benchmarks/long_audio.py $options --attention linear inline nala --minutes 3
 
 Every picture has a ground of its own and follows the reader's light or dark mode; a phone shows it whole with
