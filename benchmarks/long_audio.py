@@ -2,12 +2,15 @@
 
     python benchmarks/long_audio.py --audio LIBRISPEECH/train-clean-5 --minutes 1 5 60 180
     python benchmarks/long_audio.py --audio LIBRISPEECH/train-clean-5 --minutes 60 --whole
+    python benchmarks/long_audio.py --attention mala softmax --minutes 1 3 10 --whole --out length.json
 
 Recordings under --audio are joined, again and again, to the length wanted; without --audio it is noise.
 Every length runs in a process of its own, so that its peak memory is its own. With --whole the recording
-also goes through the encoder at once, in another process, and the outputs are compared. Peak memory is the
-process's, on a GPU the GPU's. Weights are random,
-or a checkpoint's with --checkpoint. Run it on an idle machine.
+also goes through the encoder at once, in another process, and the outputs are compared. CPU seconds are
+those of all threads (OMP_NUM_THREADS=1: of one), and count roughly even where the machine is not idle. Peak
+memory is the process's, PyTorch included; on a GPU the GPU's. Weights are random, or a checkpoint's with
+--checkpoint. --out keeps the rows, from which docs/figures/draw.py draws; rows of other mechanisms and
+lengths that are there stay.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from asr.attention import ATTENTIONS
 from asr.checkpoints.checkpoint import load_model
 from asr.data import audio
 from asr.errors import UserError, run_program
+from asr.files import atomic_write
 from asr.model.config import ModelConfig
 from asr.model.conformer import SIZES, EncoderConfig
 from asr.model.device import add_device_options, choose_device, given_options
@@ -79,7 +83,7 @@ def encode(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     model.eval().to(device)
     waveform = torch.from_numpy(np.load(args.waveform, mmap_mode="r"))
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     if args.at_once:
         lengths = torch.tensor([len(waveform)], device=device)
         features, lengths = model.frontend(waveform[None].to(device), lengths)
@@ -88,10 +92,10 @@ def encode(args: argparse.Namespace) -> None:
         features = long_features(model.frontend, waveform, model.framing.factor * args.chunk)
         encoded = encode_long(model.encoder, features, args.chunk)
     encoded = encoded.cpu()  # and with it, all that the device had to do
-    seconds = time.perf_counter() - started
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     gib = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else resident_gib(peak=True)
     np.save(args.encoded, encoded.numpy())
-    print(json.dumps({"seconds": seconds, "gib": gib}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "gib": gib}))
 
 
 def run_apart(waveform: Path, encoded: Path, options: list[str]) -> dict:
@@ -100,12 +104,12 @@ def run_apart(waveform: Path, encoded: Path, options: list[str]) -> dict:
     result = subprocess.run([sys.executable, __file__, *files, *options], capture_output=True, text=True)
     if result.returncode:
         print((result.stderr.strip().splitlines() or ["no message"])[-1], file=sys.stderr)
-        return {"seconds": math.nan, "gib": math.nan, "failed": result.returncode}
+        return {"seconds": math.nan, "cpu_seconds": math.nan, "gib": math.nan, "failed": result.returncode}
     return json.loads(result.stdout)
 
 
-def measure(args: argparse.Namespace, attention: str, joined: np.ndarray, folder: Path) -> None:
-    """Print one mechanism's rows and the exponent of time over length."""
+def measure(args: argparse.Namespace, attention: str, joined: np.ndarray, folder: Path) -> Iterator[dict]:
+    """One mechanism's rows, printed as they come, and the exponent of time over length."""
     options = ["--attention", attention, "--size", args.size, "--positions", args.positions]
     options += ["--chunk", str(args.chunk), *given_options(args, "device")]
     options += ["--checkpoint", str(args.checkpoint)] if args.checkpoint else []
@@ -116,18 +120,42 @@ def measure(args: argparse.Namespace, attention: str, joined: np.ndarray, folder
         took = run_apart(waveform, encoded, options)
         points.append((minutes, took["seconds"]))
         line = f"{attention:10} {minutes:7g} {took['seconds']:9.2f} {minutes * 60 / took['seconds']:9.0f}"
-        line += f" {took['gib']:9.2f}"
+        line += f" {took['cpu_seconds']:9.2f} {took['gib']:9.2f}"
+        about = {"attention": attention, "minutes": minutes}
+        yield about | {"at_once": False} | took
         if args.whole:
             whole = run_apart(waveform, at_once, [*options, "--at-once"])
-            line += f" {whole['seconds']:9.2f} {whole['gib']:9.2f}"
+            line += f" {whole['cpu_seconds']:9.2f} {whole['gib']:9.2f}"
             if not whole.get("failed"):
                 a, b = np.load(encoded), np.load(at_once)
                 line += f"   {np.abs(a - b).max():.1e} of {np.abs(b).max():.1f}"
+            yield about | {"at_once": True} | whole
         print(line, flush=True)
     points = [(minutes, seconds) for minutes, seconds in points if minutes <= 60]
     if len(points) > 1:
         slope = np.polyfit(*np.log(np.array(points).T), 1)[0]
         print(f"{attention:10} time grows with length to the power {slope:.3f} (up to 60 minutes)")
+
+
+def keep(path: Path, about: dict, row: dict) -> None:
+    """Put a row into the file, in the place of an older one of the same kind.
+
+    Raises:
+        UserError: the file is of other models or another machine, or not of this program.
+    """
+    try:
+        held = json.loads(path.read_text()) if path.exists() else about | {"rows": []}
+        if not isinstance(held["rows"], list):
+            raise TypeError
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path}: not what this program writes; name another --out") from None
+    different = [name for name, value in about.items() if held.get(name) != value]
+    if different:
+        raise UserError(f"{path}: rows of another {' and '.join(different)}; name another --out")
+    kind = ("attention", "minutes", "at_once")
+    held["rows"] = [old for old in held["rows"] if any(old[name] != row[name] for name in kind)] + [row]
+    held["rows"].sort(key=lambda row: [row[name] for name in kind])
+    atomic_write(path, json.dumps(held, indent=1) + "\n")
 
 
 def main() -> None:
@@ -143,6 +171,7 @@ def main() -> None:
     add("--chunk", type=int, default=1024, help="encoder frames at a time (%(default)s)")
     add_device_options(parser, "device")
     add("--whole", action="store_true", help="also encode at once, and compare")
+    add("--out", type=Path, help="JSON file for the rows")
     for name in ("--waveform", "--encoded"):  # of the processes that this one starts
         add(name, type=Path, help=argparse.SUPPRESS)
     add("--at-once", action="store_true", help=argparse.SUPPRESS)
@@ -152,15 +181,19 @@ def main() -> None:
         return
     what = f"checkpoint {args.checkpoint}" if args.checkpoint else f"encoder {args.size}, random weights"
     where = hardware(choose_device(args.device).type)
-    print(f"{what}; {where}, torch {torch.__version__}, chunks of {args.chunk} frames")
-    head = f"{'attention':10} {'minutes':>7} {'seconds':>9} {'x faster':>9} {'peak GiB':>9}"
+    where += f", {torch.get_num_threads()} threads" * (where.endswith("cores"))
+    where += f", torch {torch.__version__}"
+    print(f"{what}; {where}, chunks of {args.chunk} frames")
+    head = f"{'attention':10} {'minutes':>7} {'seconds':>9} {'x faster':>9} {'CPU s':>9} {'peak GiB':>9}"
     if args.whole:
         head += f" {'at once s':>9} {'GiB':>9}   greatest difference"
     print(f"{head}\n{'-' * len(head)}")
     joined = join_recordings(args.audio, int(max(args.minutes) * 60 * SAMPLE_RATE)).numpy()
     with tempfile.TemporaryDirectory() as folder:
         for attention in args.attention:
-            measure(args, attention, joined, Path(folder))
+            for row in measure(args, attention, joined, Path(folder)):
+                if args.out and not row.get("failed"):
+                    keep(args.out, {"model": what, "where": where, "chunk": args.chunk}, row)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from asr.errors import UserError
 
 TABLES = (".csv", ".tsv")
 ENDINGS = (".txt", ".lab")
-# What a table's columns may be called; the last names are Common Voice's.
+# What a table's columns may be called; with Common Voice's names and SpeechBrain's.
 PATHS = ("path", "audio", "file", "file_name", "filename", "wav", "audio_filepath")
-TEXTS = ("text", "transcript", "transcription", "sentence")
-SPEAKERS = ("speaker", "speaker_id", "client_id")
+TEXTS = ("text", "transcript", "transcription", "sentence", "wrd")
+SPEAKERS = ("speaker", "speaker_id", "client_id", "spk_id")
 
 
 def beside(recording: Path) -> str:

@@ -1,12 +1,22 @@
 """Losses, WER and learning rate of a run as a picture in its folder."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning.pytorch.callbacks import Callback
 
 from asr.files import atomic_path
 from asr.training.skipping import REPORT_EVERY
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Points(NamedTuple):
+    """Of a run's curves."""
+
+    training: list[tuple[int, float, float]]  # steps, loss, learning rate
+    dev: list[tuple[int, float, float]]  # steps, loss, WER in percent
 
 
 class Curves(Callback):
@@ -21,8 +31,7 @@ class Curves(Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.training: list[tuple[int, float, float]] = []  # steps, loss, learning rate
-        self.dev: list[tuple[int, float, float]] = []  # steps, loss, WER in percent
+        self.points = Points([], [])
         self.rate = 0.0  # learning rate of the step in progress
 
     def on_before_optimizer_step(self, trainer, task, optimizer) -> None:
@@ -30,47 +39,44 @@ class Curves(Callback):
 
     def on_train_batch_end(self, trainer, task, outputs: Any, batch, index: int) -> None:
         step = trainer.global_step
-        if step % REPORT_EVERY == 0 and step > (self.training[-1][0] if self.training else 0):
+        if step % REPORT_EVERY == 0 and step > (self.points.training[-1][0] if self.points.training else 0):
             # Progress has waited for it already.
             loss = float(outputs["loss"]) * task.config.training.accumulate
-            self.training.append((step, loss, self.rate))
+            self.points.training.append((step, loss, self.rate))
 
     def on_validation_end(self, trainer, task) -> None:
         loss, wer = (trainer.callback_metrics.get(f"dev_{name}") for name in ("loss", "wer"))
         if wer is not None:
-            self.dev.append((trainer.global_step, float(loss), float(wer)))
+            self.points.dev.append((trainer.global_step, float(loss), float(wer)))
             if trainer.is_global_zero:
-                draw(self.training, self.dev, self.path)
+                with atomic_path(self.path) as temporary:
+                    draw({"": self.points}).savefig(temporary, format="png")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"training": list(self.training), "dev": list(self.dev)}
+        return {name: list(points) for name, points in self.points._asdict().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.training, self.dev = list(state["training"]), list(state["dev"])
+        self.points = Points(list(state["training"]), list(state["dev"]))
 
 
-def draw(training: list[tuple], dev: list[tuple], path: Path) -> None:
-    """Write the picture: losses, WER on dev and the learning rate against the steps.
-
-    Args:
-        training: (steps, loss, learning rate) each.
-        dev: (steps, loss, WER in percent) each.
-        path: PNG file.
-    """
+def draw(runs: dict[str, Points]) -> "Figure":
+    """Losses, WER on dev and the learning rate against the steps, a colour a run."""
     from matplotlib.figure import Figure  # only the first rank wants it
 
     figure = Figure(figsize=(12, 3.6), layout="constrained", dpi=100)
     losses, errors, rates = figure.subplots(1, 3)
-    steps, loss, rate = zip(*training, strict=True) if training else ((), (), ())
-    at, dev_loss, wer = zip(*dev, strict=True)
-    losses.plot(steps, loss, linewidth=0.8, alpha=0.6, label="training")
-    losses.plot(at, dev_loss, marker=".", label="dev")
-    losses.legend(fontsize=8)
-    errors.plot(at, wer, marker=".", color="tab:orange")
-    rates.plot(steps, rate, color="tab:green")
-    titles = {losses: "loss", errors: "WER on dev (%, greedy)", rates: "learning rate"}
-    for axes, title in titles.items():
+    for number, (name, points) in enumerate(runs.items()):
+        colour = f"C{number}"
+        steps, loss, rate = zip(*points.training, strict=True) if points.training else ((), (), ())
+        at, dev_loss, wer = zip(*points.dev, strict=True)
+        losses.plot(steps, loss, linewidth=0.8, alpha=0.5, color=colour)
+        losses.plot(at, dev_loss, marker=".", color=colour)
+        errors.plot(at, wer, marker=".", color=colour, label=name)
+        rates.plot(steps, rate, color=colour)
+    if len(runs) > 1:
+        errors.legend(fontsize=8)
+    titles = ("loss (thin: training, dots: dev)", "WER on dev (%, greedy)", "learning rate")
+    for axes, title in zip(figure.axes, titles, strict=True):
         axes.set(title=title, xlabel="steps")
         axes.grid(alpha=0.3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    return figure

@@ -94,10 +94,17 @@ def corpus(folder, speakers=5):
         path.with_suffix(".txt").write_text(f"WORD NUMBER\n{'ABCDE'[number]}\n")
         rows.append(f's{number}/a.wav,"WORD NUMBER {"ABCDE"[number]}",ann{number}')
     (folder / "table.csv").write_text("\n".join(rows) + "\n")
+    head = ",".join(SPEECHBRAIN[name] for name in rows[0].split(","))
+    (folder / "speechbrain.csv").write_text("\n".join([head, *rows[1:]]) + "\n")
     return folder
 
 
-@pytest.mark.parametrize("named, speaker", [("own", "unknown"), ("own/table.csv", "ann0")])
+SPEECHBRAIN = {"Path": "wav", "Sentence": "wrd", "client_id": "spk_id"}
+
+
+@pytest.mark.parametrize(
+    "named, speaker", [("own", "unknown"), ("own/table.csv", "ann0"), ("own/speechbrain.csv", "ann0")]
+)
 def test_a_corpus_with_transcripts_is_one_command_from_training(tmp_path, named, speaker):
     corpus(tmp_path / "own")
     options = ["--transcripts", "--dev", "0.2", "--test", "0.2", "--pieces", "16"]

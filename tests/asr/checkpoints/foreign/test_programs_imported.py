@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -11,12 +10,12 @@ import torch
 from plain_nemo import TOKENIZER, log_probs, make_config, make_weights, write_nemo
 
 import decode
-from asr import figures
 from asr.checkpoints import onnx_export
 from asr.checkpoints.checkpoint import load_model
 from asr.data import audio
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.tokenizer import Tokenizer, train_tokenizer
+from asr.figures import __main__ as figures
 from asr.lm import build as lm
 from asr.scoring.report import __main__ as report
 
@@ -146,10 +145,9 @@ def test_the_onnx_graph_of_an_import(waveforms, folder, tmp_path, capsys):
     assert facts["subsampling"] == "8" and facts["features"] == "nemo" and facts["edges"] == "new"
 
 
-def test_figures_of_an_import(folder, tmp_path, monkeypatch):
+def test_figures_of_an_import(folder, tmp_path):
     options = ["--checkpoint", folder / "eight.nemo", "--audio", folder / "1.wav", "--out", tmp_path / "out"]
-    monkeypatch.setattr(sys, "argv", ["figures", *map(str, options)])
-    figures.main()
+    figures.main(["attention", *map(str, options)])
     [study] = json.loads((tmp_path / "out" / "numbers.json").read_text())["checkpoints"]
     assert len(study["layers"]) == 2
     assert all(layer["row_sum"] == pytest.approx([1, 1], abs=1e-4) for layer in study["layers"])

@@ -1,16 +1,16 @@
 import json
 import math
-import sys
 
 import pytest
 import torch
 
-from asr import figures
 from asr.attention import ATTENTIONS
 from asr.checkpoints.checkpoint import pack_recipe, write_checkpoint
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
+from asr.figures import attention as figures
+from asr.figures.__main__ import main
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
 from asr.model.frontend import FrontendConfig
@@ -36,11 +36,7 @@ def inputs(corpus, tmp_path_factory):
 
 
 def run(*arguments) -> None:
-    argv, sys.argv = sys.argv, ["figures", *map(str, arguments)]
-    try:
-        figures.main()
-    finally:
-        sys.argv = argv
+    main(["attention", *map(str, arguments)])
 
 
 def test_figures_and_numbers_of_every_mechanism(inputs, tmp_path, capsys):
@@ -49,6 +45,7 @@ def test_figures_and_numbers_of_every_mechanism(inputs, tmp_path, capsys):
     for name in ("maps", "distributions", "entropy"):
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     numbers = json.loads((tmp_path / "out" / "numbers.json").read_text())
+    assert numbers["audio"] == str(recording) and numbers["seconds"] == 1
     found = {item["attention"].split(",")[0]: item["layers"] for item in numbers["checkpoints"]}
     assert set(found) == set(ATTENTIONS)
     for layers in found.values():
@@ -78,7 +75,9 @@ def test_rank_correlation():
     assert figures.rank_correlation(mostly_equal, torch.arange(100.0)) == pytest.approx(0.17, abs=0.01)
 
 
-@pytest.mark.parametrize(("option", "value"), [("--seconds", 0), ("--seconds", 61), ("--head", 0)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seconds", 0), ("--seconds", 61), ("--head", 0), ("--start", 99)]
+)
 def test_impossible_options_are_refused(inputs, tmp_path, option, value):
     checkpoints, recording = inputs
     with pytest.raises(UserError, match=option):

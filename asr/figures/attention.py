@@ -1,18 +1,8 @@
-"""See what attention does: maps, score distributions and entropies of trained checkpoints on a recording.
+"""What attention does: maps, score distributions and entropies of checkpoints on a recording.
 
-    python -m asr.figures --checkpoint exp/demo/*/checkpoints/best.ckpt --audio a.flac --out figures
-
-For every checkpoint, over all layers and heads (after the MALA paper's Figures 2-4, on speech):
-
-    maps.png           the weights, query by key: red draws from a frame, blue pushes away from it
-    distributions.png  how weights are distributed, and how large the largest of each query are
-    entropy.png        entropy of a query's weights against the norm of phi(q) (of q, if phi mixes channels)
-    numbers.json       the same in numbers, by layer, with the share of negative weights
-
-Entropy is of |w| / sum |w| in units of log N: 1 is even attention, 0 a single frame.
+After the MALA paper's Figures 2-4, on speech.
 """
 
-import argparse
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,8 +20,6 @@ from asr.attention import Frames, SelfAttention
 from asr.attention.base import at_least_fp32
 from asr.attention.features import KERNELS
 from asr.checkpoints.checkpoint import load_model
-from asr.data import audio
-from asr.errors import UserError, run_program
 from asr.files import atomic_path, atomic_write
 from asr.model.frames import SAMPLE_RATE
 from asr.model.recogniser import Model
@@ -194,51 +182,32 @@ def summary(studies: list[Study]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Parse the command line, draw, write."""
-    parser = argparse.ArgumentParser(
-        prog="python -m asr.figures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--checkpoint", nargs="+", type=Path, required=True, help="checkpoints of train.py, one a mechanism")
-    add("--audio", type=Path, required=True, help="a recording (flac wav opus mp3 ...)")
-    add("--out", type=Path, required=True, help="folder for the figures and numbers")
-    add("--seconds", type=float, default=15.0, help="how much of the recording to take (%(default)s)")
-    add("--head", type=int, default=1, help="head whose maps are drawn (%(default)s)")
-    args = parser.parse_args()
-    if args.seconds <= 0 or args.seconds > 60:
-        raise UserError(f"--seconds {args.seconds:g}: must be above 0 and at most 60")
-    if args.head < 1:
-        raise UserError(f"--head {args.head}: heads are counted from 1")
-    waveform = audio.load(args.audio)[: int(args.seconds * SAMPLE_RATE)]
-    studies = [study(checkpoint, waveform) for checkpoint in args.checkpoint]
-    args.out.mkdir(parents=True, exist_ok=True)
+def write_attention(checkpoints: list[Path], waveform: Tensor, out: Path, head: int, audio: str) -> str:
+    """Draw everything of this file into a folder, with the numbers; returns the table of ``summary``.
+
+    Args:
+        checkpoints: one a mechanism.
+        waveform: (S,) in [-1, 1] at 16 kHz.
+        head: whose maps are drawn, from 0.
+        audio: what the waveform is called in numbers.json.
+    """
+    studies = [study(checkpoint, waveform) for checkpoint in checkpoints]
     figures = {
-        "maps": draw_maps(studies, args.head - 1),
+        "maps": draw_maps(studies, head),
         "distributions": draw_distributions(studies),
         "entropy": draw_entropy(studies),
     }
     for name, figure in figures.items():
-        with atomic_path(args.out / f"{name}.png") as path:
+        with atomic_path(out / f"{name}.png") as path:
             figure.savefig(path, format="png")
-    numbers = {
-        "audio": str(args.audio),
-        "seconds": len(waveform) / SAMPLE_RATE,
-        "checkpoints": [
-            {
-                "checkpoint": item.checkpoint,
-                "attention": item.name,
-                "layers": [layer.numbers() for layer in item.layers],
-            }
-            for item in studies
-        ],
-    }
-    atomic_write(args.out / "numbers.json", json.dumps(numbers, indent=2) + "\n")
-    print(summary(studies))
-    print(f"means over layers; figures and numbers.json are in {args.out}")
-
-
-if __name__ == "__main__":
-    run_program(main)
+    numbers = [
+        {
+            "checkpoint": item.checkpoint,
+            "attention": item.name,
+            "layers": [layer.numbers() for layer in item.layers],
+        }
+        for item in studies
+    ]
+    content = {"audio": audio, "seconds": len(waveform) / SAMPLE_RATE, "checkpoints": numbers}
+    atomic_write(out / "numbers.json", json.dumps(content, indent=2) + "\n")
+    return summary(studies)

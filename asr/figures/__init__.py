@@ -1,0 +1,1 @@
+"""Pictures of trained models and of their training: python -m asr.figures."""
