@@ -7,7 +7,8 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c '$(SUPPORTED)' >/dev/null 2>&1 && echo $$p && break; done)
 BIN := .venv/bin
-SLOWEST := tests/test_programs.py tests/test_recipes.py tests/test_linearise_recipe.py  # first: nobody waits for them
+SLOWEST := $(addprefix tests/,test_programs.py test_recipes.py test_linearise_recipe.py asr/test_distributed.py \
+	asr/checkpoints/test_onnx_export.py asr/attention/test_kernels.py test_benchmarks.py)  # first: nobody waits for them
 READY := .venv/.ready
 export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export PATH := $(CURDIR)/.venv/bin:$(PATH)

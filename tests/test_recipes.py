@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from programs import ROOT, TINY, bash, librispeech_tree
+from programs import ROOT, SURE, bash, librispeech_tree
 
 from asr.training.config import parse_config
 
@@ -30,7 +30,7 @@ def test_librispeech_recipes_in_miniature(recipe, corpus, tmp_path):
     splits, models, decoded = RECIPES[recipe]
     librispeech_tree(corpus, tmp_path, splits)
     options = ["--data-root", tmp_path, "--data", tmp_path / "data", "--out", tmp_path / "exp"]
-    options += ["--lm-text", corpus / "lm.txt", "--attention", "linear", "--", *TINY, "--data.workers", "0"]
+    options += ["--lm-text", corpus / "lm.txt", "--attention", "linear", "--", *SURE, "--data.workers", "0"]
     done = bash(f"recipes/{recipe}/run.sh", *options)
     assert done.returncode == 0, done.stderr
     # An own text's LM is as large as OpenSLR's would be.
@@ -62,7 +62,7 @@ def test_mini_recipe_begins_with_synthetic_speech(corpus, tmp_path):
     data, out, text = tmp_path / "data", tmp_path / "exp", corpus / "lm.txt"
     options = ["--data-root", tmp_path, "--data", data, "--out", out, "--lm-text", text]
     options += ["--synthetic", "0.01", "--synthetic-steps", "2"]
-    tiny = ["--", *TINY, "--training.seconds", "20", "--data.workers", "0"]
+    tiny = ["--", *SURE, "--training.seconds", "20", "--data.workers", "0"]
 
     def recipe(*more) -> subprocess.CompletedProcess:
         return bash("recipes/mini_librispeech/run.sh", *options, *more)

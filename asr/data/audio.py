@@ -3,6 +3,8 @@
 ``load`` gives the samples, ``stream`` the same in blocks, for recordings of any length; ``duration``
 asks the header only, ``check`` decodes everything and trusts nothing. A recording that was cut short
 is an error, never a shorter recording.
+
+PyTorch is imported where samples become tensors: programs that only read manifests do not wait for it.
 """
 
 import math
@@ -13,14 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import soundfile
-import torch
-from torchaudio.functional import resample
 
 from asr.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 SUFFIXES = (".flac", ".wav", ".opus", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
 
@@ -60,7 +63,7 @@ class Part:
 WHOLE = Part()
 
 
-def load(path: str | Path, sample_rate: int = 16000, part: Part = WHOLE) -> torch.Tensor:
+def load(path: str | Path, sample_rate: int = 16000, part: Part = WHOLE) -> "torch.Tensor":
     """Decode a recording: (samples,) float32 mono in [-1, 1] at ``sample_rate`` Hz.
 
     Channels are averaged, unless ``part`` names one. Samples beyond full scale, which lossy codecs give, are
@@ -70,14 +73,18 @@ def load(path: str | Path, sample_rate: int = 16000, part: Part = WHOLE) -> torc
         AudioError: missing, unreadable, empty, truncated, of a rate that no recording has, or with samples
             that are no sound; or it does not have ``part``.
     """
+    import torch
+
     return torch.cat(list(stream(path, sample_rate, part)))
 
 
-def stream(path: str | Path, sample_rate: int = 16000, part: Part = WHOLE) -> Iterator[torch.Tensor]:
+def stream(path: str | Path, sample_rate: int = 16000, part: Part = WHOLE) -> Iterator["torch.Tensor"]:
     """``load``, in blocks of some seconds: (samples,) each. What is wrong may show at the last block only.
 
     Rates whose ratio to ``sample_rate`` has no small numbers (44101 Hz) are met to 5 in 10 000.
     """
+    import torch
+
     with _opened(path) as file:
         blocks = map(torch.from_numpy, _mono_blocks(file, part))
         ratio = Fraction(sample_rate, file.samplerate).limit_denominator(1000)
@@ -203,8 +210,11 @@ def _frames(file: soundfile.SoundFile, part: Part) -> tuple[int, int]:
     return first, wanted
 
 
-def _resampled(blocks: Iterable[torch.Tensor], old: int, new: int) -> Iterator[torch.Tensor]:
+def _resampled(blocks: Iterable["torch.Tensor"], old: int, new: int) -> Iterator["torch.Tensor"]:
     """``resample`` from ``old`` to ``new``, without a common factor, and without seams between blocks."""
+    import torch
+    from torchaudio.functional import resample
+
     # torchaudio's filter reaches over six zero crossings, and starts afresh every ``old`` samples.
     margin = old * math.ceil(7 / min(old, new) + 1)
     held, context = torch.empty(0), 0  # the first ``context`` samples are there for the filter only

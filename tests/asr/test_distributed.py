@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
-import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -109,28 +109,21 @@ def rank_main(
     dist.destroy_process_group()
 
 
-CODE = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from test_distributed import TrainingConfig, rank_main
-config = TrainingConfig(**json.loads(sys.argv[5]))
-rank_main(int(sys.argv[2]), sys.argv[3], sys.argv[4], config, sys.argv[6], json.loads(sys.argv[7]))
-"""
-
-
 def run_two(
     out: Path, config: TrainingConfig, batch_norm: str, untranscribed: Sequence[int] = ()
 ) -> list[dict[str, torch.Tensor]]:
     """What each of two processes finds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["asr.training.task"])  # PyTorch and Lightning once for all of them
     with tempfile.TemporaryDirectory() as folder:
-        rest = [f"{folder}/meeting", str(out), json.dumps(dataclasses.asdict(config)), batch_norm]
-        rest.append(json.dumps(untranscribed))
-        processes = [
-            subprocess.Popen([sys.executable, "-c", CODE, str(Path(__file__).parent), str(rank), *rest])
-            for rank in range(2)
-        ]
+        rest = f"{folder}/meeting", str(out), config, batch_norm, untranscribed
+        processes = [context.Process(target=rank_main, args=(rank, *rest)) for rank in range(2)]
         try:
-            assert [process.wait(timeout=300) for process in processes] == [0, 0]
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join(timeout=300)
+            assert [process.exitcode for process in processes] == [0, 0]
         finally:
             for process in processes:  # one that waits for the other would wait for ever
                 process.kill()

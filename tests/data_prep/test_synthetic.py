@@ -56,11 +56,21 @@ def test_speech_is_audible_and_obeys_its_rate():
     assert samples.numel() < speaker().say(line, voice, rate=100, pitch=50, pitch_range=50).numel()
 
 
-def test_program_writes_the_same_corpus_twice(tmp_path):
-    for name, jobs in (("a", "1"), ("b", "2")):
-        command = [sys.executable, "-m", "data_prep.synthetic", "--out", str(tmp_path / name)]
-        command += ["--train", "50", "--dev", "2", "--test", "2", "--lm-sentences", "20", "--jobs", jobs]
-        subprocess.run(command, check=True, capture_output=True)
+@pytest.fixture
+def program(monkeypatch):
+    """The program, in this process: the ones that speak are started afresh by a server in any case."""
+
+    def run(*options) -> None:
+        monkeypatch.setattr(sys, "argv", ["synthetic", *map(str, options)])
+        main()
+
+    return run
+
+
+def test_program_writes_the_same_corpus_twice(program, tmp_path):
+    sizes = ["--train", 50, "--dev", 2, "--test", 2, "--lm-sentences", 20]
+    for name, jobs in (("a", 1), ("b", 2)):
+        program("--out", tmp_path / name, *sizes, "--jobs", jobs)
     for split in ("train", "dev", "test"):
         first, second = (read_manifest(tmp_path / name / f"{split}.jsonl") for name in ("a", "b"))
         assert [item.text for item in first] == [item.text for item in second]
@@ -88,16 +98,15 @@ def voices_and_texts(folder):
     )
 
 
-def test_a_text_is_read_for_so_many_hours_the_same_way_twice(tmp_path):
+def test_a_text_is_read_for_so_many_hours_the_same_way_twice(program, tmp_path):
     rng = random.Random(3)
     sentences = {make_sentence(rng) for _ in range(150)}
     text = tmp_path / "text.xz"
     text.write_bytes(lzma.compress("\n".join([*sorted(sentences), "HE WAS BORN IN 1815", "ALONE"]).encode()))
     hours = 0.02
-    for name, jobs in (("a", "1"), ("b", "2")):
-        command = [sys.executable, "-m", "data_prep.synthetic", "--out", str(tmp_path / name)]
-        command += ["--text", str(text), "--hours", str(hours), "--dev", "3", "--test", "4", "--jobs", jobs]
-        subprocess.run(command, check=True, capture_output=True)
+    options = ["--text", text, "--hours", hours, "--dev", 3, "--test", 4]
+    for name, jobs in (("a", 1), ("b", 2)):
+        program("--out", tmp_path / name, *options, "--jobs", jobs)
     voices, texts = voices_and_texts(tmp_path / "a")
     for one, other in (("train", "dev"), ("train", "test"), ("dev", "test")):
         assert not voices[one] & voices[other] and not texts[one] & texts[other]

@@ -1,6 +1,8 @@
 """Manifests: what is written is what is read; a bad line is named with its file and number."""
 
 import json
+import subprocess
+import sys
 from functools import partial
 from unicodedata import normalize
 
@@ -113,3 +115,8 @@ def test_another_encoding_is_named(tmp_path):
     path.write_bytes('{"text": "ÉTÉ"}'.encode("latin-1"))
     with pytest.raises(UserError, match=r"latin\.jsonl: not UTF-8 text"):
         read_manifest(path)
+
+
+def test_programs_that_only_read_manifests_do_not_wait_for_pytorch():
+    code = "import sys, asr.data.tokenizer, asr.lm.build, data_prep.halve; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
