@@ -12,8 +12,8 @@ which is subtracted) are tuned on a dev split first, unless they are given. They
 named test*. Where references or the LM's words are in one case or without punctuation and the model writes
 otherwise, its words are scored and looked up as they are written (--case keep: as the model writes them).
 With --audio there is nothing to tune on: take the ones in wer.json. Words that the LM does not have can be
-recognised; a higher unknown penalty makes them rarer. A hybrid decodes with its transducer, but with --lm
-with its CTC head, whose search is much faster; --head transducer searches with the other.
+recognised; a higher unknown penalty makes them rarer. A hybrid decodes with its transducer, but with --lm,
+--words or --n-best with its CTC head, whose search is much faster; --head transducer searches with the other.
 
 --audio takes recordings of any length, sample rate and number of channels (flac wav opus mp3 ...), folders,
 lists (a path a line in .txt and .lst files, an id and a path in .scp files, from the list's folder or
@@ -22,6 +22,11 @@ with wav.scp). One that cannot be read is reported, the others are transcribed, 
 status is 1. --out DIR writes DIR/NAME.txt (json, srt, vtt) for NAME.flac, or DIR/ID.txt where there is an id;
 below a folder that was named, its inner folders are kept. --channel each transcribes the two sides of a
 telephone call apart, to DIR/NAME.0.txt and DIR/NAME.1.txt.
+
+--words FILE gives words or phrases to expect, one a line: names, terms. They are found more often, also where
+the LM lacks them, and without an LM; the more of them there are, and the higher their boost, the more often
+where nobody said them. --n-best N writes N hypotheses of each utterance, not one. --normalise scores what
+references and hypotheses have in common whatever their case, punctuation and numbers.
 
 --stream writes words while they are spoken, for as long as anyone speaks, at constant memory: a word is
 final once the next begins; on a terminal the last one changes in place, and --format json gives a line a
@@ -66,6 +71,7 @@ from asr.model.config import ModelConfig
 from asr.model.device import autocast, describe
 from asr.model.recogniser import Model
 from asr.model.streaming import CHUNK_SECONDS, refuse_to_stream
+from asr.scoring.normalise import Normaliser, as_scored_in
 from asr.transcriber import LanguageModel, Transcriber, load
 
 if TYPE_CHECKING:
@@ -128,7 +134,7 @@ def _head(args: argparse.Namespace, config: ModelConfig) -> str:
     ctc_only = {name: getattr(args, name) for name in ("stream", "segment_seconds", "chunk_ms")}
     ilm_weight = args.weights.ilm_weight if args.weights else 0.0
     weights = {"ilm_weight": ilm_weight, "ctc_weight": args.ctc_weight}
-    return choose_head(config, args.head or "", bool(args.lm), ctc_only, weights, options.spell)
+    return choose_head(config, args.head or "", args.searches, ctc_only, weights, options.spell)
 
 
 @dataclass
@@ -137,7 +143,7 @@ class Splits:
 
     tuned_on: list[str]
     manifests: dict[str, list[Utterance]]
-    styles: dict[str, Style]  # what hypotheses are brought to
+    styles: dict[str, Style | Normaliser]  # what hypotheses are brought to, by a normaliser references too
     outputs: dict[str, Posteriors] | dict[str, Encoded] = field(default_factory=dict)
 
 
@@ -160,7 +166,7 @@ def evaluate(args: argparse.Namespace, transcriber: Transcriber) -> None:
     started = time.monotonic()
     # The pool first: an LM that cannot be used should say so before the acoustic model runs.
     with transcriber:
-        pool = _beam_pool(args, transcriber) if args.lm else None
+        pool = _beam_pool(args, transcriber) if args.searches else None
         encode_splits(args, transcriber, splits)
         tuned = tune_weights(args, transcriber, splits, pool)
         rows = decode_splits(args, transcriber, splits, pool, tuned.weights)
@@ -173,6 +179,9 @@ def evaluate(args: argparse.Namespace, transcriber: Transcriber) -> None:
     hours = sum(found.audio_seconds for found in splits.outputs.values()) / 3600
     print(format_table(rows))
     print(f"{hours:.2f} h of audio; " + ", ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items()))
+    for row in rows:
+        if row.oracle_wer is not None:
+            print(f"{row.split}, {row.lm}: oracle WER of {args.n_best}-best lists {row.oracle_wer:.2f} %")
     unknown = count_oov(args, splits, pool) if args.lm else {}
     about = describe_run(args, transcriber, splits, tuned, unknown, seconds)
     write_results(args.out, rows, splits.outputs, about)
@@ -214,7 +223,13 @@ def tune_weights(
     styles = spread([splits.styles[split] for split in names for _ in splits.manifests[split]], most)
     begun = time.monotonic()
     weights, surface = _tune(
-        pool, pooled, transcriber.recipe.tokenizer, styles, " + ".join(names), args.head == "transducer"
+        pool,
+        pooled,
+        transcriber.recipe.tokenizer,
+        styles,
+        " + ".join(names),
+        args.head == "transducer",
+        bool(args.words),
     )
     return Tuned(weights, surface, time.monotonic() - begun)
 
@@ -226,7 +241,7 @@ def decode_splits(
     pool: "BeamPool | TransducerSearch | None",
     weights: Weights | None,
 ) -> "list[Row]":
-    """Rows of the table: each split without an LM, and with it where there is one."""
+    """Rows of the table: each split greedily, and by beam search where there is something to search with."""
     from asr.decoding.evaluation import decode_beam, decode_greedy, decode_transducer
 
     tokenizer, rows = transcriber.recipe.tokenizer, []
@@ -236,8 +251,9 @@ def decode_splits(
             rows.append(decode_greedy(split, found, tokenizer, style))
         else:
             rows.append(decode_transducer(split, found, tokenizer, transcriber.model.transducer, style))
-        if args.lm:
-            rows.append(decode_beam(split, found, tokenizer, pool, args.lm.stem, weights, style))
+        if args.searches:
+            name, at = _search_name(args), weights or GREEDY
+            rows.append(decode_beam(split, found, tokenizer, pool, name, at, style, args.n_best))
     return rows
 
 
@@ -282,14 +298,16 @@ def describe_run(
     }:
         about["scored"] = written
     about |= {name: value for name in ("chunk_ms", "forget") if (value := getattr(args, name))}
+    if args.words:
+        about["hotwords"] = {"file": str(args.words), "words": len(args.hotwords), "boost": args.words_boost}
     if args.lm:
         about |= {**tuned.weights._asdict(), "tuned_on": splits.tuned_on, "unknown": unknown}
         if args.tune_utterances:
             about["tune_utterances"] = args.tune_utterances
-        if args.head == "transducer":
-            about |= {"expansions": args.expansions, "ctc_weight": args.ctc_weight}
-        else:
+        if args.head == "ctc":
             del about["ilm_weight"]
+    if args.searches and args.head == "transducer":
+        about |= {"expansions": args.expansions, "ctc_weight": args.ctc_weight}
     if tuned.surface:
         about["tuning"] = [[*point, wer] for point, wer in sorted(tuned.surface.items())]
     about["seconds"] = {name: round(taken, 2) for name, taken in seconds.items()}
@@ -299,23 +317,25 @@ def describe_run(
 def transcribe(args: argparse.Namespace, transcriber: Transcriber) -> int:
     """Transcribe recordings, folders, lists and manifests; 1 if one of them could not be."""
     output = Output(args.format, args.timestamps, args.out)
-    lm = _language_model(args) if args.lm else None
+    lm = _language_model(args) if args.searches else None
     with transcriber:
         if lm:
-            _weights(args)
+            _say_weights(args)
             _beam_pool(args, transcriber)  # says how words are looked up, before anything is transcribed
-        return run(args.audio, output, lambda items: transcriber.transcribe_each(items, lm), args.channel)
+        transcribed = partial(transcriber.transcribe_each, lm=lm, n_best=args.n_best)
+        return run(args.audio, output, transcribed, args.channel)
 
 
 def stream(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
     """Write the words of a file or of standard input while they are spoken."""
     words = None
-    if args.lm:
+    if args.searches:
         from asr.decoding.beam import BeamDecoder
 
-        decoder = BeamDecoder(args.lm, recipe.tokenizer, args.beam or BEAM, fold=args.case == "fold")
-        weights = _weights(args)
-        words = BeamWords(recipe.tokenizer, model.framing.seconds, decoder, weights)
+        lm = _language_model(args)
+        decoder = BeamDecoder(lm.path, recipe.tokenizer, lm.beam or BEAM, fold=lm.fold, hotwords=lm.hotwords)
+        _say_weights(args)
+        words = BeamWords(recipe.tokenizer, model.framing.seconds, decoder, lm.counted)
     seconds = args.chunk_ms / 1000 if args.chunk_ms else CHUNK_SECONDS
     session = Session(model, recipe.tokenizer, seconds, words, args.pause)
     if str(args.stream) == "-":
@@ -330,20 +350,26 @@ def stream(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
 def _language_model(args: argparse.Namespace) -> LanguageModel:
     return LanguageModel(
         args.lm,
-        args.weights or UNTUNED,
+        args.weights,
         args.beam or 0,
         args.jobs,
         args.case == "fold",
         args.expansions,
         args.ctc_weight,
+        args.hotwords,
     )
 
 
-def _weights(args: argparse.Namespace) -> Weights:
-    """Those that are given, or else untuned ones, and a word of it."""
-    if not args.weights:
+def _search_name(args: argparse.Namespace) -> str:
+    """What rows and files of beam search are called by: LM+WORDS, without an LM none+WORDS or none+beam."""
+    more = args.words.stem if args.words else "" if args.lm else "beam"
+    return "+".join(filter(None, (args.lm.stem if args.lm else "none", more)))
+
+
+def _say_weights(args: argparse.Namespace) -> None:
+    """That an LM's weights are not tuned, where they are not given."""
+    if args.lm and not args.weights:
         print(f"{UNTUNED}, not tuned", file=sys.stderr)
-    return args.weights or UNTUNED
 
 
 def _beam_pool(args: argparse.Namespace, transcriber: Transcriber) -> "BeamPool | TransducerSearch":
@@ -358,8 +384,10 @@ def _beam_pool(args: argparse.Namespace, transcriber: Transcriber) -> "BeamPool 
 
 def _styles(
     args: argparse.Namespace, tokenizer: Tokenizer, manifests: dict[str, list[Utterance]]
-) -> dict[str, Style]:
+) -> dict[str, Style | Normaliser]:
     """What each split's hypotheses are brought to, which leaves most models' as they are."""
+    if args.normalise:
+        return dict.fromkeys(manifests, Normaliser(args.normalise))
     styles = {}
     for split, utterances in manifests.items():
         style = style_of(word for utterance in utterances for word in utterance.text.split())
@@ -394,21 +422,29 @@ def _tune(
     pool: "BeamPool | TransducerSearch",
     encoded: Posteriors | Encoded,
     tokenizer: Tokenizer,
-    styles: list[Style],
+    styles: list[Style | Normaliser],
     split: str,
     internal: bool,
+    hotwords: bool,
 ) -> tuple[Weights, Surface]:
     from asr.scoring.errors import word_error_rate  # with jiwer
+
+    references = [
+        as_scored_in(style, [text])[0] for style, text in zip(styles, encoded.references, strict=True)
+    ]
 
     def wer(weights: Weights) -> float:
         found = pool.decode(encoded.outputs, weights)
         texts = map(tokenizer.decode, found)
         hypotheses = [style.apply(text) for style, text in zip(styles, texts, strict=True)]
-        return word_error_rate(encoded.references, hypotheses)
+        return word_error_rate(references, hypotheses)
 
     best, tried = tune(wer, internal)
-    greedy = "" if best != GREEDY else "; the LM does not help: these are greedy's words"
-    print(f"tuned on {split}: {best} (WER {tried[best]:.2f} % there, greedy {tried[GREEDY]:.2f} %){greedy}")
+    without = "hotwords without the LM" if hotwords else "greedy"
+    remark = "" if best != GREEDY else f"; the LM does not help: this is {without}"
+    print(
+        f"tuned on {split}: {best} (WER {tried[best]:.2f} % there, {without} {tried[GREEDY]:.2f} %){remark}"
+    )
     if bounds := at_bounds(best):
         print(f"tuning ended at its bounds ({', '.join(bounds)}): beyond them WER may be lower")
     print(format_surface(tried))

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from asr.data.recordings import EACH, MIX
 from asr.decoding import BEAM, EXPANSIONS, MOST_BEAM, MOST_EXPANSIONS, TRANSDUCER_BEAM
+from asr.decoding.hotwords import BOOST, MOST_BOOST, read_hotwords
 from asr.decoding.live import PAUSE
+from asr.decoding.nbest import MOST
 from asr.decoding.transcription import FORMATS
 from asr.decoding.weights import Weights
 from asr.errors import UserError
 from asr.model.device import add_device_options
 from asr.processes import cpu_count
+from asr.scoring.normalise import NORMALISERS
 
 LONGEST_CHUNK_MS = 60_000
 LONGEST_PAUSE = 60
@@ -27,7 +30,9 @@ MOST_WEIGHT = {  # either way
 
 
 def parse(argv: list[str] | None, description: str) -> argparse.Namespace:
-    """The command line; ``weights`` are those that are given, or None.
+    """The command line; ``weights`` are those that are given, or None; ``hotwords`` are read.
+
+    ``searches`` is whether there is more to do than greedy decoding.
 
     Raises:
         UserError: a value is out of bounds, or options do not go together.
@@ -38,10 +43,12 @@ def parse(argv: list[str] | None, description: str) -> argparse.Namespace:
     for title, add_options in GROUPS.items():
         add_options(parser.add_argument_group(title))
     args = parser.parse_args(argv)
+    args.searches = bool(args.lm or args.words or args.n_best)
     for check in CHECKS:
         check(args)
     args.weights = _weights(args)
     _check_tuning(args)
+    args.hotwords = read_hotwords(args.words, args.words_boost) if args.words else ()
     return args
 
 
@@ -64,8 +71,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add(
         "--head",
         choices=("ctc", "transducer"),
-        help="of a model that has both, the one to decode with (default: transducer, but ctc with --lm and "
-        "options that only ctc has)",
+        help="of a model that has both, the one to decode with (default: transducer, but ctc with --lm, "
+        "--words, --n-best and options that only ctc has)",
     )
     add("--attention", default="", help="refuse a checkpoint trained with another mechanism or list of them")
     add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokenizer")
@@ -88,6 +95,13 @@ def _add_splits(group: argparse._ArgumentGroup) -> None:
         help="fold: where references, or the LM's words, are in one case or without punctuation and the "
         "model writes otherwise, its words are scored, or looked up, as they are written; keep: as the model "
         "writes them (%(default)s); transcripts are as the model writes them",
+    )
+    add(
+        "--normalise",
+        choices=tuple(NORMALISERS),
+        help="bring references and hypotheses to one form before they are scored, by Whisper's normaliser; "
+        + "; ".join(f"{name}: {meaning}" for name, meaning in NORMALISERS.items())
+        + " (default: only as --case says); wer.json states it",
     )
 
 
@@ -146,6 +160,27 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
         help="taken, in nats, from every word that the LM does not have, which has the LM's score of <unk>; "
         "goes with --lm-weight; 50 leaves the LM's words only",
     )
+    add(
+        "--words",
+        type=Path,
+        metavar="FILE",
+        help="words or phrases to expect, one a line, such as names that the LM lacks: each of their words "
+        "earns a bonus in the search; a boost of its own may follow a tab; also without --lm",
+    )
+    add(
+        "--words-boost",
+        type=float,
+        default=BOOST,
+        help="bonus in nats of those of --words that state none (%(default)g); more finds more of them, also "
+        "where nobody said them",
+    )
+    add(
+        "--n-best",
+        type=int,
+        default=0,
+        help="write so many hypotheses of each utterance, with the parts of their scores: with --data beside "
+        "the results (SPLIT.LM.nbest.jsonl), with --audio in --format json; also without --lm (default 0)",
+    )
     add("--tune-on", nargs="+", default=[], help="dev splits to tune on (default: all dev* in --data)")
     add(
         "--tune-utterances",
@@ -169,7 +204,7 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
         "--ctc-weight",
         type=float,
         default=0.0,
-        help="of a hybrid whose transducer decodes with --lm: factor on CTC's log-probability of each "
+        help="of a hybrid whose transducer searches: factor on CTC's log-probability of each "
         "hypothesis in the last beam, which is added; not tuned (%(default)g)",
     )
     add(
@@ -254,6 +289,8 @@ def _check_others(args: argparse.Namespace) -> None:
 
 
 def _check_splits(args: argparse.Namespace) -> None:
+    if args.normalise and not args.data:
+        raise UserError("--normalise wants --data: transcripts are as the model writes them")
     if args.data and not (args.splits and args.out):
         raise UserError("--data wants --splits and --out")
     for option, splits in (("--splits", args.splits), ("--tune-on", args.tune_on)):
@@ -262,11 +299,20 @@ def _check_splits(args: argparse.Namespace) -> None:
                 raise UserError(f"{option} {split}: wants names of splits in --data, and no paths")
 
 
-def _check_lm(args: argparse.Namespace) -> None:
+def _check_search(args: argparse.Namespace) -> None:
     if args.lm_weight is not None and not args.lm:
         raise UserError("--lm-weight wants --lm")
-    if args.lm and args.lm.stem == "none":
-        raise UserError(f"--lm {args.lm}: rename it; results without an LM are called 'none'")
+    for option, path in (("--lm", args.lm), ("--words", args.words)):
+        if path and path.stem == "none":
+            raise UserError(f"{option} {path}: rename it; results without an LM are called 'none'")
+    if args.words_boost != BOOST and not args.words:
+        raise UserError("--words-boost wants --words")
+    if not 0 < args.words_boost <= MOST_BOOST:
+        raise UserError(f"--words-boost {args.words_boost:g}: must lie above 0, up to {MOST_BOOST:g}")
+    if not 0 <= args.n_best <= MOST:
+        raise UserError(f"--n-best {args.n_best}: must lie between 0 and {MOST}")
+    if args.n_best and (args.stream or (args.audio and args.format != "json")):
+        raise UserError("--n-best wants --data, or --audio with --format json")
 
 
 def _check_out(args: argparse.Namespace) -> None:
@@ -283,8 +329,8 @@ def _check_weights(args: argparse.Namespace) -> None:
             raise UserError(f"{spell(name)} {value:g}: must lie between {-most:g} and {most:g}")
     if args.tune_on and not args.lm:
         raise UserError("--tune-on wants --lm")
-    if args.ctc_weight and not args.lm:
-        raise UserError("--ctc-weight wants --lm: greedy decoding has one hypothesis")
+    if args.ctc_weight and not args.searches:
+        raise UserError("--ctc-weight wants --lm, --words or --n-best: greedy decoding has one hypothesis")
 
 
 def _weights(args: argparse.Namespace) -> Weights | None:
@@ -322,7 +368,7 @@ CHECKS = (
     _check_encoding,
     _check_others,
     _check_splits,
-    _check_lm,
+    _check_search,
     _check_out,
     _check_weights,
 )
