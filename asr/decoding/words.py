@@ -73,11 +73,12 @@ class WordModel:
             spoken = tokenizer.spoken(self.style if fold else None)
             check_vocabulary(lm_path, words, spoken)
         listed = spelled(hotwords, style if fold else Style(), spoken)
-        words += sorted({word for text, _ in listed for word in text} - set(words))
+        if listed:
+            words += sorted({word for text, _ in listed for word in text} - set(words))
         self.words = [*words, "<unk>", "</s>"]
         self.alone = np.array([self._alone(word) for word in self.words[:-1]])
         self.lexicon = make_lexicon(words, self.alone[:-1], spoken)
-        numbers = {word: number for number, word in enumerate(words)}
+        numbers = {word: number for number, word in enumerate(words)} if listed else {}
         self.phrases = Phrases(([numbers[word] for word in text], boost) for text, boost in listed)
 
     def _alone(self, word: str) -> float:
