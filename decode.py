@@ -12,8 +12,8 @@ which is subtracted) are tuned on a dev split first, unless they are given. They
 named test*. Where references or the LM's words are in one case or without punctuation and the model writes
 otherwise, its words are scored and looked up as they are written (--case keep: as the model writes them).
 With --audio there is nothing to tune on: take the ones in wer.json. Words that the LM does not have can be
-recognised; a higher unknown penalty makes them rarer. A hybrid decodes with its transducer, but with --lm
-with its CTC head, whose search is much faster; --head transducer searches with the other.
+recognised; a higher unknown penalty makes them rarer. A hybrid decodes with its transducer, but with --lm,
+--words or --n-best with its CTC head, whose search is much faster; --head transducer searches with the other.
 
 --audio takes recordings of any length, sample rate and number of channels (flac wav opus mp3 ...), folders,
 lists (a path a line in .txt and .lst files, an id and a path in .scp files, from the list's folder or
@@ -22,6 +22,11 @@ with wav.scp). One that cannot be read is reported, the others are transcribed, 
 status is 1. --out DIR writes DIR/NAME.txt (json, srt, vtt) for NAME.flac, or DIR/ID.txt where there is an id;
 below a folder that was named, its inner folders are kept. --channel each transcribes the two sides of a
 telephone call apart, to DIR/NAME.0.txt and DIR/NAME.1.txt.
+
+--words FILE gives words or phrases to expect, one a line: names, terms. They are found more often, also where
+the LM lacks them, and without an LM; the more of them there are, and the higher their boost, the more often
+where nobody said them. --n-best N writes N hypotheses of each utterance, not one. --normalise scores what
+references and hypotheses have in common whatever their case, punctuation and numbers.
 
 --stream writes words while they are spoken, for as long as anyone speaks, at constant memory: a word is
 final once the next begins; on a terminal the last one changes in place, and --format json gives a line a
@@ -32,11 +37,10 @@ its weights, or none will be tuned.
 """
 
 import argparse
-import os
 import sys
 import time
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,12 +50,11 @@ from asr.checkpoints.checkpoint import Recipe, check_tokenizer
 from asr.data import audio
 from asr.data.manifest import Utterance, find_manifest, read_manifest
 from asr.data.pcm import read_pcm
-from asr.data.recordings import EACH, MIX
 from asr.data.style import Style, style_of
 from asr.data.tokenizer import Tokenizer
-from asr.decoding import BEAM, EXPANSIONS, MOST_BEAM, MOST_EXPANSIONS, TRANSDUCER_BEAM
+from asr.decoding import BEAM, options
 from asr.decoding.heads import choose_head
-from asr.decoding.live import PAUSE, BeamWords, Session, paced, show
+from asr.decoding.live import BeamWords, Session, paced, show
 from asr.decoding.posteriors import (
     Encoded,
     Posteriors,
@@ -60,24 +63,21 @@ from asr.decoding.posteriors import (
     pool_splits,
     spread,
 )
-from asr.decoding.transcription import FORMATS, Output, run
+from asr.decoding.transcription import Output, run
 from asr.decoding.tuning import UNTUNED, Surface, at_bounds, check_dev, format_surface, tune
 from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError, run_program
 from asr.model.config import ModelConfig
-from asr.model.device import add_device_options, autocast, describe
+from asr.model.device import autocast, describe
 from asr.model.recogniser import Model
 from asr.model.streaming import CHUNK_SECONDS, refuse_to_stream
-from asr.processes import cpu_count
+from asr.scoring.normalise import Normaliser, as_scored_in
 from asr.transcriber import LanguageModel, Transcriber, load
 
 if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool
+    from asr.decoding.evaluation import Row
     from asr.decoding.transducer_beam import TransducerSearch
-
-LONGEST_CHUNK_MS = 60_000
-LONGEST_PAUSE = 60
-SHORTEST_HALF_LIFE = 0.1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -134,133 +134,208 @@ def _head(args: argparse.Namespace, config: ModelConfig) -> str:
     ctc_only = {name: getattr(args, name) for name in ("stream", "segment_seconds", "chunk_ms")}
     ilm_weight = args.weights.ilm_weight if args.weights else 0.0
     weights = {"ilm_weight": ilm_weight, "ctc_weight": args.ctc_weight}
-    return choose_head(config, args.head or "", bool(args.lm), ctc_only, weights, _option)
+    return choose_head(config, args.head or "", args.searches, ctc_only, weights, options.spell)
 
 
-def _option(name: str) -> str:
-    """As it is written on the command line."""
-    return "--" + name.replace("_", "-")
+@dataclass
+class Splits:
+    """What --data names, by split, those to tune on among them."""
+
+    tuned_on: list[str]
+    manifests: dict[str, list[Utterance]]
+    styles: dict[str, Style | Normaliser]  # what hypotheses are brought to, by a normaliser references too
+    outputs: dict[str, Posteriors] | dict[str, Encoded] = field(default_factory=dict)
+
+
+@dataclass
+class Tuned:
+    """How the LM counts, and how that was found."""
+
+    weights: Weights | None
+    surface: Surface = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 def evaluate(args: argparse.Namespace, transcriber: Transcriber) -> None:
     """Decode splits, print the table, write the results."""
-    model, recipe = transcriber.model, transcriber.recipe
-    # Not above: transcribing need not wait for them, nor for matplotlib.
-    from asr.decoding.evaluation import (
-        count_unknown,
-        decode_beam,
-        decode_greedy,
-        decode_transducer,
-        format_table,
-        write_results,
-    )
-    from asr.lm.files import vocabulary
+    # Not above: transcribing need not wait for it, nor for matplotlib.
+    from asr.decoding.evaluation import format_table, write_results
     from asr.scoring.report.write import report_on
 
-    chunk = 0
-    if args.chunk_ms:
-        refuse_to_stream(model)
-        chunk = model.framing.frames_in(args.chunk_ms / 1000)
-    tuned_on = _dev_splits(args) if args.lm and not args.weights else []
-    manifests = _read_manifests(args, tuned_on)
-    styles = _styles(args, recipe.tokenizer, manifests)
-    weights, surface = args.weights, {}
-    started, rows, tuning = time.monotonic(), [], 0.0
+    splits = read_splits(args, transcriber)
+    started = time.monotonic()
     # The pool first: an LM that cannot be used should say so before the acoustic model runs.
     with transcriber:
-        pool = _beam_pool(args, transcriber) if args.lm else None
-        compute = partial(compute_posteriors, chunk=chunk) if args.head == "ctc" else compute_encoded
-        outputs = {
-            split: compute(
-                model, utterances, recipe.tokenizer, args.batch_seconds, f"{split}, acoustic model"
-            )
-            for split, utterances in manifests.items()
-        }
-        if tuned_on:
-            most = args.tune_utterances
-            pooled = pool_splits([outputs[split] for split in tuned_on], most)
-            written = spread([styles[split] for split in tuned_on for _ in manifests[split]], most)
-            begun = time.monotonic()
-            names = " + ".join(tuned_on)
-            weights, surface = _tune(
-                pool, pooled, recipe.tokenizer, written, names, args.head == "transducer"
-            )
-            tuning = time.monotonic() - begun
-        for split in args.splits:
-            found, style = outputs[split], styles[split]
-            if args.head == "ctc":
-                rows.append(decode_greedy(split, found, recipe.tokenizer, style))
-            else:
-                rows.append(decode_transducer(split, found, recipe.tokenizer, model.transducer, style))
-            if args.lm:
-                rows.append(decode_beam(split, found, recipe.tokenizer, pool, args.lm.stem, weights, style))
+        pool = _beam_pool(args, transcriber) if args.searches else None
+        encode_splits(args, transcriber, splits)
+        tuned = tune_weights(args, transcriber, splits, pool)
+        rows = decode_splits(args, transcriber, splits, pool, tuned.weights)
     seconds = {
-        "tuning": tuning,
-        "acoustic model": sum(found.seconds for found in outputs.values()),
+        "tuning": tuned.seconds,
+        "acoustic model": sum(found.seconds for found in splits.outputs.values()),
         "search": sum(row.seconds for row in rows),
         "in all": time.monotonic() - started,
     }
-    hours = sum(found.audio_seconds for found in outputs.values()) / 3600
+    hours = sum(found.audio_seconds for found in splits.outputs.values()) / 3600
     print(format_table(rows))
     print(f"{hours:.2f} h of audio; " + ", ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items()))
+    for row in rows:
+        if row.oracle_wer is not None:
+            print(f"{row.split}, {row.lm}: oracle WER of {args.n_best}-best lists {row.oracle_wer:.2f} %")
+    unknown = count_oov(args, splits, pool) if args.lm else {}
+    about = describe_run(args, transcriber, splits, tuned, unknown, seconds)
+    write_results(args.out, rows, splits.outputs, about)
+    print(f"written to {args.out / 'wer.json'}")
+    print(f"error report in {report_on(args.out)}")
+
+
+def read_splits(args: argparse.Namespace, transcriber: Transcriber) -> Splits:
+    """The splits to decode and to tune on, as their manifests have them."""
+    if args.chunk_ms:
+        refuse_to_stream(transcriber.model)
+    tuned_on = _dev_splits(args) if args.lm and not args.weights else []
+    manifests = _read_manifests(args, tuned_on)
+    return Splits(tuned_on, manifests, _styles(args, transcriber.recipe.tokenizer, manifests))
+
+
+def encode_splits(args: argparse.Namespace, transcriber: Transcriber, splits: Splits) -> None:
+    """The acoustic model's part."""
+    model, tokenizer = transcriber.model, transcriber.recipe.tokenizer
+    chunk = model.framing.frames_in(args.chunk_ms / 1000) if args.chunk_ms else 0
+    compute = partial(compute_posteriors, chunk=chunk) if args.head == "ctc" else compute_encoded
+    for split, utterances in splits.manifests.items():
+        splits.outputs[split] = compute(
+            model, utterances, tokenizer, args.batch_seconds, f"{split}, acoustic model"
+        )
+
+
+def tune_weights(
+    args: argparse.Namespace,
+    transcriber: Transcriber,
+    splits: Splits,
+    pool: "BeamPool | TransducerSearch | None",
+) -> Tuned:
+    """Weights for the LM: those that are given, or else tuned on the dev splits together."""
+    if not splits.tuned_on:
+        return Tuned(args.weights)
+    names, most = splits.tuned_on, args.tune_utterances
+    pooled = pool_splits([splits.outputs[split] for split in names], most)
+    styles = spread([splits.styles[split] for split in names for _ in splits.manifests[split]], most)
+    begun = time.monotonic()
+    weights, surface = _tune(
+        pool,
+        pooled,
+        transcriber.recipe.tokenizer,
+        styles,
+        " + ".join(names),
+        args.head == "transducer",
+        bool(args.words),
+    )
+    return Tuned(weights, surface, time.monotonic() - begun)
+
+
+def decode_splits(
+    args: argparse.Namespace,
+    transcriber: Transcriber,
+    splits: Splits,
+    pool: "BeamPool | TransducerSearch | None",
+    weights: Weights | None,
+) -> "list[Row]":
+    """Rows of the table: each split greedily, and by beam search where there is something to search with."""
+    from asr.decoding.evaluation import decode_beam, decode_greedy, decode_transducer
+
+    tokenizer, rows = transcriber.recipe.tokenizer, []
+    for split in args.splits:
+        found, style = splits.outputs[split], splits.styles[split]
+        if args.head == "ctc":
+            rows.append(decode_greedy(split, found, tokenizer, style))
+        else:
+            rows.append(decode_transducer(split, found, tokenizer, transcriber.model.transducer, style))
+        if args.searches:
+            name, at = _search_name(args), weights or GREEDY
+            rows.append(decode_beam(split, found, tokenizer, pool, name, at, style, args.n_best))
+    return rows
+
+
+def count_oov(
+    args: argparse.Namespace, splits: Splits, pool: "BeamPool | TransducerSearch"
+) -> dict[str, dict[str, int]]:
+    """Print, and return, how many of each split's words the LM lacks."""
+    from asr.decoding.evaluation import count_unknown
+    from asr.lm.files import vocabulary
 
     unknown = {}
-    if args.lm:
-        style = pool.style if args.case == "fold" else None
-        words = vocabulary(args.lm)
-        for split in args.splits:
-            count, of = count_unknown(outputs[split].references, words, style)
-            unknown[split] = {"oov": count, "words": of}
-            rate = 100 * count / of
-            print(f"{split}: {args.lm.stem} lacks {count} of the references' {of} words (OOV {rate:.2f} %)")
+    style = pool.style if args.case == "fold" else None
+    words = vocabulary(args.lm)
+    for split in args.splits:
+        count, of = count_unknown(splits.outputs[split].references, words, style)
+        unknown[split] = {"oov": count, "words": of}
+        rate = 100 * count / of
+        print(f"{split}: {args.lm.stem} lacks {count} of the references' {of} words (OOV {rate:.2f} %)")
+    return unknown
 
+
+def describe_run(
+    args: argparse.Namespace,
+    transcriber: Transcriber,
+    splits: Splits,
+    tuned: Tuned,
+    unknown: dict[str, dict[str, int]],
+    seconds: dict[str, float],
+) -> dict:
+    """What wer.json says beside the table."""
+    model = transcriber.model
     about = {
         "checkpoint": str(args.checkpoint),
-        "attention": recipe.model.attention,
+        "attention": transcriber.recipe.model.attention,
         "head": args.head,
         "parameters": sum(p.numel() for p in model.parameters()),
         "computed": describe(model),
         "command": " ".join(["python", *sys.argv]),
     }
-    if written := {split: str(styles[split]) for split in args.splits if styles[split] != Style()}:
+    if written := {
+        split: str(splits.styles[split]) for split in args.splits if splits.styles[split] != Style()
+    }:
         about["scored"] = written
     about |= {name: value for name in ("chunk_ms", "forget") if (value := getattr(args, name))}
+    if args.words:
+        about["hotwords"] = {"file": str(args.words), "words": len(args.hotwords), "boost": args.words_boost}
     if args.lm:
-        about |= {**weights._asdict(), "tuned_on": tuned_on, "unknown": unknown}
+        about |= {**tuned.weights._asdict(), "tuned_on": splits.tuned_on, "unknown": unknown}
         if args.tune_utterances:
             about["tune_utterances"] = args.tune_utterances
-        if args.head == "transducer":
-            about |= {"expansions": args.expansions, "ctc_weight": args.ctc_weight}
-        else:
+        if args.head == "ctc":
             del about["ilm_weight"]
-    if surface:
-        about["tuning"] = [[*point, wer] for point, wer in sorted(surface.items())]
+    if args.searches and args.head == "transducer":
+        about |= {"expansions": args.expansions, "ctc_weight": args.ctc_weight}
+    if tuned.surface:
+        about["tuning"] = [[*point, wer] for point, wer in sorted(tuned.surface.items())]
     about["seconds"] = {name: round(taken, 2) for name, taken in seconds.items()}
-    write_results(args.out, rows, outputs, about)
-    print(f"written to {args.out / 'wer.json'}")
-    print(f"error report in {report_on(args.out)}")
+    return about
 
 
 def transcribe(args: argparse.Namespace, transcriber: Transcriber) -> int:
     """Transcribe recordings, folders, lists and manifests; 1 if one of them could not be."""
     output = Output(args.format, args.timestamps, args.out)
-    lm = _language_model(args) if args.lm else None
+    lm = _language_model(args) if args.searches else None
     with transcriber:
         if lm:
-            _weights(args)
+            _say_weights(args)
             _beam_pool(args, transcriber)  # says how words are looked up, before anything is transcribed
-        return run(args.audio, output, lambda items: transcriber.transcribe_each(items, lm), args.channel)
+        transcribed = partial(transcriber.transcribe_each, lm=lm, n_best=args.n_best)
+        return run(args.audio, output, transcribed, args.channel)
 
 
 def stream(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
     """Write the words of a file or of standard input while they are spoken."""
     words = None
-    if args.lm:
+    if args.searches:
         from asr.decoding.beam import BeamDecoder
 
-        decoder = BeamDecoder(args.lm, recipe.tokenizer, args.beam or BEAM, fold=args.case == "fold")
-        weights = _weights(args)
-        words = BeamWords(recipe.tokenizer, model.framing.seconds, decoder, weights)
+        lm = _language_model(args)
+        decoder = BeamDecoder(lm.path, recipe.tokenizer, lm.beam or BEAM, fold=lm.fold, hotwords=lm.hotwords)
+        _say_weights(args)
+        words = BeamWords(recipe.tokenizer, model.framing.seconds, decoder, lm.counted)
     seconds = args.chunk_ms / 1000 if args.chunk_ms else CHUNK_SECONDS
     session = Session(model, recipe.tokenizer, seconds, words, args.pause)
     if str(args.stream) == "-":
@@ -275,20 +350,26 @@ def stream(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:
 def _language_model(args: argparse.Namespace) -> LanguageModel:
     return LanguageModel(
         args.lm,
-        args.weights or UNTUNED,
+        args.weights,
         args.beam or 0,
         args.jobs,
         args.case == "fold",
         args.expansions,
         args.ctc_weight,
+        args.hotwords,
     )
 
 
-def _weights(args: argparse.Namespace) -> Weights:
-    """Those that are given, or else untuned ones, and a word of it."""
-    if not args.weights:
+def _search_name(args: argparse.Namespace) -> str:
+    """What rows and files of beam search are called by: LM+WORDS, without an LM none+WORDS or none+beam."""
+    more = args.words.stem if args.words else "" if args.lm else "beam"
+    return "+".join(filter(None, (args.lm.stem if args.lm else "none", more)))
+
+
+def _say_weights(args: argparse.Namespace) -> None:
+    """That an LM's weights are not tuned, where they are not given."""
+    if args.lm and not args.weights:
         print(f"{UNTUNED}, not tuned", file=sys.stderr)
-    return args.weights or UNTUNED
 
 
 def _beam_pool(args: argparse.Namespace, transcriber: Transcriber) -> "BeamPool | TransducerSearch":
@@ -303,8 +384,10 @@ def _beam_pool(args: argparse.Namespace, transcriber: Transcriber) -> "BeamPool 
 
 def _styles(
     args: argparse.Namespace, tokenizer: Tokenizer, manifests: dict[str, list[Utterance]]
-) -> dict[str, Style]:
+) -> dict[str, Style | Normaliser]:
     """What each split's hypotheses are brought to, which leaves most models' as they are."""
+    if args.normalise:
+        return dict.fromkeys(manifests, Normaliser(args.normalise))
     styles = {}
     for split, utterances in manifests.items():
         style = style_of(word for utterance in utterances for word in utterance.text.split())
@@ -339,21 +422,29 @@ def _tune(
     pool: "BeamPool | TransducerSearch",
     encoded: Posteriors | Encoded,
     tokenizer: Tokenizer,
-    styles: list[Style],
+    styles: list[Style | Normaliser],
     split: str,
     internal: bool,
+    hotwords: bool,
 ) -> tuple[Weights, Surface]:
     from asr.scoring.errors import word_error_rate  # with jiwer
+
+    references = [
+        as_scored_in(style, [text])[0] for style, text in zip(styles, encoded.references, strict=True)
+    ]
 
     def wer(weights: Weights) -> float:
         found = pool.decode(encoded.outputs, weights)
         texts = map(tokenizer.decode, found)
         hypotheses = [style.apply(text) for style, text in zip(styles, texts, strict=True)]
-        return word_error_rate(encoded.references, hypotheses)
+        return word_error_rate(references, hypotheses)
 
     best, tried = tune(wer, internal)
-    greedy = "" if best != GREEDY else "; the LM does not help: these are greedy's words"
-    print(f"tuned on {split}: {best} (WER {tried[best]:.2f} % there, greedy {tried[GREEDY]:.2f} %){greedy}")
+    without = "hotwords without the LM" if hotwords else "greedy"
+    remark = "" if best != GREEDY else f"; the LM does not help: this is {without}"
+    print(
+        f"tuned on {split}: {best} (WER {tried[best]:.2f} % there, {without} {tried[GREEDY]:.2f} %){remark}"
+    )
     if bounds := at_bounds(best):
         print(f"tuning ended at its bounds ({', '.join(bounds)}): beyond them WER may be lower")
     print(format_surface(tried))
@@ -373,210 +464,7 @@ def _dev_splits(args: argparse.Namespace) -> list[str]:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; raises UserError where options do not go together."""
-    parser = argparse.ArgumentParser(
-        prog="decode.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add(
-        "--checkpoint",
-        type=Path,
-        required=True,
-        help="a checkpoint of train.py, an exported folder, FILE.nemo, or hf:OWNER/NAME (Hugging Face)",
-    )
-    add("--data", type=Path, help="folder with manifests, SPLIT.jsonl each")
-    add("--splits", nargs="+", default=[], help="splits to decode, such as test-clean test-other")
-    add(
-        "--audio",
-        nargs="+",
-        type=Path,
-        help="transcribe these instead: recordings, folders, lists, manifests",
-    )
-    add(
-        "--channel",
-        default=MIX,
-        help="of --audio: 0, 1, ...: that channel; mix: their mean; each (%(default)s)",
-    )
-    add("--stream", type=Path, help="write the words of this file, or of standard input (-), as they come")
-    add(
-        "--chunk-ms",
-        type=float,
-        help="a chunk's length: of --stream (default 640); with --data, decode chunk by chunk, as a stream "
-        "does (default: with all of each recording in sight)",
-    )
-    add(
-        "--pause",
-        type=float,
-        default=PAUSE,
-        help="of --stream: seconds without a word that end an utterance; 0: nothing does (%(default)g)",
-    )
-    add(
-        "--forget",
-        type=float,
-        help="seconds away from which a frame counts half to linear-time attention, whatever the model was "
-        "trained with; 5 suits long recordings of many speakers that are decoded in one pass",
-    )
-    add("--real-time", action="store_true", help="of --stream FILE: at the speed of speech")
-    add(
-        "--format", choices=FORMATS, default="txt", help="of transcripts (%(default)s); json has words' times"
-    )
-    add("--timestamps", action="store_true", help="start, end and confidence of every word in txt")
-    add("--lm", type=Path, help="n-gram LM for words: KenLM binary or ARPA")
-    add("--lm-weight", type=float, help="factor on the LM's log-probability; not tuned then")
-    add("--word-score", type=float, help="reward for every word in nats; goes with --lm-weight")
-    add(
-        "--unknown-penalty",
-        type=float,
-        help="taken, in nats, from every word that the LM does not have, which has the LM's score of <unk>; "
-        "goes with --lm-weight; 50 leaves the LM's words only",
-    )
-    add(
-        "--case",
-        choices=("fold", "keep"),
-        default="fold",
-        help="fold: where references, or the LM's words, are in one case or without punctuation and the "
-        "model writes otherwise, its words are scored, or looked up, as they are written; keep: as the model "
-        "writes them (%(default)s); transcripts are as the model writes them",
-    )
-    add("--tune-on", nargs="+", default=[], help="dev splits to tune on (default: all dev* in --data)")
-    add(
-        "--ilm-weight",
-        type=float,
-        help="with a transducer: factor on its internal LM's log-probability, which is subtracted; tuned "
-        "with the other weights, and 0 where these are given and it is not",
-    )
-    add(
-        "--ctc-weight",
-        type=float,
-        default=0.0,
-        help="of a hybrid whose transducer decodes with --lm: factor on CTC's log-probability of each "
-        "hypothesis in the last beam, which is added; not tuned (%(default)g)",
-    )
-    add(
-        "--beam",
-        type=int,
-        help=f"hypotheses kept in beam search ({BEAM}; with a transducer {TRANSDUCER_BEAM})",
-    )
-    add(
-        "--expansions",
-        type=int,
-        default=EXPANSIONS,
-        help="pieces on one frame at most in a transducer's beam search (%(default)s)",
-    )
-    add(
-        "--tune-utterances",
-        type=int,
-        default=0,
-        help="tune on so many utterances of the dev splits, evenly spread: a transducer's search is slow "
-        "(default: all)",
-    )
-    add("--out", type=Path, help="folder for wer.json and the hypotheses, or for transcripts")
-    add(
-        "--head",
-        choices=("ctc", "transducer"),
-        help="of a model that has both, the one to decode with (default: transducer, but ctc with --lm and "
-        "options that only ctc has)",
-    )
-    add("--attention", default="", help="refuse a checkpoint trained with another mechanism or list of them")
-    add("--tokenizer", type=Path, help="refuse a checkpoint trained with another tokenizer")
-    add("--batch-seconds", type=float, default=120.0, help="audio in a batch (%(default)s)")
-    add(
-        "--segment-seconds",
-        type=float,
-        default=0.0,
-        help="cut longer recordings of --audio where they are quiet, to segments of at most so much that are "
-        "encoded apart; 20 suits models trained on short utterances (default 0: in one pass)",
-    )
-    add("--jobs", type=int, default=cpu_count(), help="processes for beam search (%(default)s)")
-    add_device_options(parser)
-    args = parser.parse_args(argv)
-    if args.stream:
-        _check_stream(args)
-    elif bool(args.audio) == bool(args.data):
-        raise UserError("give either --data with --splits, or --audio, or --stream")
-    if args.forget is not None and not SHORTEST_HALF_LIFE <= args.forget <= 400:
-        raise UserError(f"--forget {args.forget:g}: must lie between {SHORTEST_HALF_LIFE} and 400 seconds")
-    if args.chunk_ms is not None:
-        if args.audio:
-            raise UserError("--chunk-ms wants --stream or --data")
-        if not 0 < args.chunk_ms <= LONGEST_CHUNK_MS:
-            raise UserError(f"--chunk-ms {args.chunk_ms:g}: must be positive, and {LONGEST_CHUNK_MS} at most")
-    if not args.stream and (args.real_time or args.pause != PAUSE):
-        raise UserError("--real-time and --pause want --stream")
-    if args.data and (args.timestamps or args.format != "txt"):
-        raise UserError("--timestamps and --format want --audio")
-    if args.channel not in (MIX, EACH) and not (args.channel.isdecimal() and int(args.channel) < 1000):
-        raise UserError(f"--channel {args.channel}: wants the number of a channel, from 0, or mix, or each")
-    if args.channel != MIX and not args.audio:
-        raise UserError("--channel wants --audio")
-    if args.segment_seconds and not args.audio:
-        raise UserError("--segment-seconds wants --audio")
-    if args.segment_seconds and not 1 <= args.segment_seconds <= 3600:
-        raise UserError(f"--segment-seconds {args.segment_seconds:g}: must lie between 1 and 3600, or be 0")
-    if args.audio and (args.splits or args.tune_on):
-        raise UserError("--splits and --tune-on want --data")
-    if args.data and not (args.splits and args.out):
-        raise UserError("--data wants --splits and --out")
-    for option, splits in (("--splits", args.splits), ("--tune-on", args.tune_on)):
-        for split in splits:
-            if "/" in split:  # ./test would pass for no test set
-                raise UserError(f"{option} {split}: wants names of splits in --data, and no paths")
-    if args.lm_weight is not None and not args.lm:
-        raise UserError("--lm-weight wants --lm")
-    if args.lm and args.lm.stem == "none":
-        raise UserError(f"--lm {args.lm}: rename it; results without an LM are called 'none'")
-    if args.out:
-        there = next(path for path in (args.out, *args.out.absolute().parents) if path.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK)):
-            raise UserError(f"--out {args.out}: no folder that may be written to")
-    for option, most in (
-        ("lm_weight", 20.0),
-        ("word_score", 50.0),
-        ("unknown_penalty", 50.0),
-        ("ilm_weight", 20.0),
-        ("ctc_weight", 20.0),
-    ):
-        value = getattr(args, option)
-        if value is not None and not -most <= value <= most:
-            raise UserError(f"{_option(option)} {value:g}: must lie between {-most:g} and {most:g}")
-    if args.tune_on and not args.lm:
-        raise UserError("--tune-on wants --lm")
-    if args.ctc_weight and not args.lm:
-        raise UserError("--ctc-weight wants --lm: greedy decoding has one hypothesis")
-    weights = [args.lm_weight, args.word_score, args.unknown_penalty]
-    if any(value is None for value in weights) and any(value is not None for value in weights):
-        raise UserError("--lm-weight, --word-score and --unknown-penalty go together")
-    if args.ilm_weight is not None and weights[0] is None:
-        raise UserError(
-            "--ilm-weight wants --lm-weight, --word-score and --unknown-penalty; else it is tuned"
-        )
-    args.weights = None if weights[0] is None else Weights(*weights, args.ilm_weight or 0.0)
-    if args.tune_utterances < 0:
-        raise UserError(f"--tune-utterances {args.tune_utterances}: must be positive, or 0 for all")
-    if args.tune_utterances and (args.weights or not args.lm):
-        raise UserError("--tune-utterances: nothing is tuned without --lm, nor where --lm-weight is given")
-    if args.tune_on and args.weights:
-        raise UserError("--tune-on: nothing is tuned where --lm-weight is given")
-    if args.beam is not None and not 1 <= args.beam <= MOST_BEAM:
-        raise UserError(f"--beam {args.beam}: must lie between 1 and {MOST_BEAM}")
-    if not 1 <= args.expansions <= MOST_EXPANSIONS:
-        raise UserError(f"--expansions {args.expansions}: must lie between 1 and {MOST_EXPANSIONS}")
-    if args.jobs < 1 or not args.batch_seconds > 0:
-        raise UserError("--jobs and --batch-seconds must be positive")
-    return args
-
-
-def _check_stream(args: argparse.Namespace) -> None:
-    """Raise UserError for what does not go with --stream."""
-    others = {"--data": args.data, "--audio": args.audio, "--splits": args.splits, "--out": args.out}
-    for option, value in {**others, "--timestamps": args.timestamps}.items():
-        if value:
-            raise UserError(f"{option}: does not go with --stream; --format json gives the words' times")
-    if args.format not in ("txt", "json"):
-        raise UserError(f"--format {args.format}: --stream writes txt or json; for captions take --audio")
-    if not 0 <= args.pause <= LONGEST_PAUSE:
-        raise UserError(f"--pause {args.pause:g}: must lie between 0 and {LONGEST_PAUSE} seconds")
-    if args.real_time and str(args.stream) == "-":
-        raise UserError("--real-time: standard input comes at its own speed; it wants --stream FILE")
+    return options.parse(argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ As a library: ``from asr import load`` (asr/transcriber.py).
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asr.transcriber import LanguageModel, Transcriber, load
+    from asr.transcriber import Hotword, LanguageModel, Transcriber, load
 
-__all__ = ["LanguageModel", "Transcriber", "load"]
+__all__ = ["Hotword", "LanguageModel", "Transcriber", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,8 @@ from asr.data.recordings import Recording, Samples, look_at
 from asr.decoding import BEAM, EXPANSIONS, TRANSDUCER_BEAM
 from asr.decoding.captions import Transcript
 from asr.decoding.heads import choose_head
+from asr.decoding.hotwords import Hotword
+from asr.decoding.nbest import MOST
 from asr.decoding.transcription import (
     SEGMENTS,
     Decoder,
@@ -34,7 +36,7 @@ from asr.decoding.transcription import (
     transcribe,
 )
 from asr.decoding.tuning import UNTUNED
-from asr.decoding.weights import Weights
+from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError
 from asr.model.device import autocast, choose_device, choose_dtype
 from asr.model.frames import SAMPLE_RATE
@@ -49,25 +51,40 @@ Audio = str | Path | np.ndarray | Tensor
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """An n-gram LM and how it counts.
+    """What beam search takes into account beside the sound: an n-gram LM, how it counts, and hotwords.
 
     Args:
-        path: KenLM binary or ARPA file.
-        weights: LM weight, word score, unknown penalty; the tuned ones stand in wer.json.
+        path: KenLM binary or ARPA file; None: no LM.
+        weights: LM weight, word score, unknown penalty; the tuned ones stand in wer.json. None: untuned ones,
+            or without an LM none that count.
         beam: hypotheses kept; 0: as many as are usual for the head.
         jobs: processes that search; with more than 1, the program needs ``if __name__ == "__main__":``.
         fold: whether words are looked up as the LM writes them, whatever the model does.
         expansions: pieces that a transducer may say on a frame.
         ctc_weight: of a hybrid's CTC head, beside its transducer.
+        hotwords: words and phrases to expect (``asr.decoding.hotwords.read_hotwords`` reads a file of them).
+
+    Raises:
+        ValueError: weights of an LM, and none.
     """
 
-    path: str | Path
-    weights: Weights = UNTUNED
+    path: str | Path | None = None
+    weights: Weights | None = None
     beam: int = 0
     jobs: int = 1
     fold: bool = True
     expansions: int = EXPANSIONS
     ctc_weight: float = 0.0
+    hotwords: tuple[Hotword, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.path is None and self.weights and self.weights.lm_weight:
+            raise ValueError(f"{self.weights}, and no LM")
+
+    @property
+    def counted(self) -> Weights:
+        """The weights, or what is taken in their place."""
+        return self.weights or (GREEDY if self.path is None else UNTUNED)
 
 
 class Transcriber:
@@ -120,6 +137,8 @@ class Transcriber:
         lm: str | Path | LanguageModel | None = None,
         timestamps: bool = False,
         sample_rate: int = SAMPLE_RATE,
+        words: Sequence[str | Hotword] = (),
+        n_best: int = 0,
     ) -> Transcript: ...
 
     @overload
@@ -129,30 +148,35 @@ class Transcriber:
         lm: str | Path | LanguageModel | None = None,
         timestamps: bool = False,
         sample_rate: int = SAMPLE_RATE,
+        words: Sequence[str | Hotword] = (),
+        n_best: int = 0,
     ) -> list[Transcript]: ...
 
-    def transcribe(self, audio, lm=None, timestamps=False, sample_rate=SAMPLE_RATE):
+    def transcribe(self, audio, lm=None, timestamps=False, sample_rate=SAMPLE_RATE, words=(), n_best=0):
         """What is said in a recording, or in each of several.
 
         Args:
             audio: the path of a recording, samples, or a list or tuple of these. Samples are (S,) floats in
                 [-1, 1] or int16; of any length, as recordings are.
-            lm: n-gram LM to search with; greedily without one.
+            lm: n-gram LM to search with. Without one, and without ``words`` and ``n_best``: greedily.
             timestamps: whether ``words`` holds the words with start, end (seconds) and confidence.
             sample_rate: of samples, in Hz. (A file says its own.)
+            words: hotwords: words or phrases to expect, as text or with a boost of their own (``Hotword``).
+            n_best: lines of the n-best lists in ``nbest``, with the parts of their scores; 0: none.
 
         Returns:
             A transcript (``text``, ``words``, ``duration`` in seconds), or a list of them in the same order.
 
         Raises:
-            UserError: a recording cannot be read, or the LM cannot be used; nothing is returned then.
+            UserError: a recording cannot be read, or the LM or a hotword cannot be used; nothing is returned
+                then.
         """
         several = isinstance(audio, (list, tuple))
         items = [
             _recording(item, number, sample_rate) for number, item in enumerate(audio if several else [audio])
         ]
         found = []
-        for outcome in self.transcribe_each(items, lm, timestamps):
+        for outcome in self.transcribe_each(items, lm, timestamps, words, n_best):
             if isinstance(outcome, UserError):
                 raise outcome
             found.append(outcome)
@@ -163,14 +187,23 @@ class Transcriber:
         recordings: Sequence[Recording | UserError],
         lm: str | Path | LanguageModel | None = None,
         timestamps: bool = True,
+        words: Sequence[str | Hotword] = (),
+        n_best: int = 0,
     ) -> Iterator[Transcript | UserError]:
         """A transcript for every recording, or what is wrong with it, in order, as they are done.
 
         Args:
             recordings: as ``find_recordings`` gives them; errors come out as they went in.
-            lm, timestamps: see ``transcribe``.
+            lm, timestamps, words, n_best: see ``transcribe``.
         """
-        decoder = self._decoder(LanguageModel(lm) if isinstance(lm, (str, Path)) else lm)
+        if not 0 <= n_best <= MOST:
+            raise UserError(f"n_best {n_best}: must lie between 0 and {MOST}")
+        lm = LanguageModel(lm) if isinstance(lm, (str, Path)) else lm
+        if words or n_best:
+            lm = lm or LanguageModel()
+            more = tuple(Hotword(word) if isinstance(word, str) else word for word in words)
+            lm = replace(lm, hotwords=lm.hotwords + more)
+        decoder = self._decoder(lm, n_best)
         found = transcribe(recordings, self.model, decoder, self.batch_seconds, self.segment_seconds)
         for _ in recordings:
             with autocast(self.device, self.dtype):  # and not around yield: the caller has its own precision
@@ -180,7 +213,7 @@ class Transcriber:
             yield outcome
 
     def pool(self, lm: LanguageModel) -> "BeamPool | TransducerSearch":
-        """The beam search with an LM; made once, ended by ``close``."""
+        """The beam search with an LM and hotwords; made once, ended by ``close``."""
         if lm not in self._pools:
             self._pools[lm] = self._search(lm)
         return self._pools[lm]
@@ -191,26 +224,30 @@ class Transcriber:
         if self.chosen_head(lm) == "ctc":
             from asr.decoding.beam import BeamPool
 
-            return BeamPool(lm.path, tokenizer, lm.beam or BEAM, lm.jobs, fold=lm.fold)
+            beam = lm.beam or BEAM
+            return BeamPool(lm.path, tokenizer, beam, lm.jobs, fold=lm.fold, hotwords=lm.hotwords)
         from asr.decoding.transducer_beam import TransducerSearch
         from asr.decoding.words import WordModel
 
-        words = WordModel(lm.path, tokenizer, fold=lm.fold)
+        words = None
+        if lm.path is not None or lm.hotwords:
+            words = WordModel(lm.path, tokenizer, fold=lm.fold, hotwords=lm.hotwords)
         beam, model = lm.beam or TRANSDUCER_BEAM, self.model
         return TransducerSearch(model.transducer, words, beam, lm.expansions, model.head, lm.ctc_weight)
 
-    def _decoder(self, lm: LanguageModel | None) -> Decoder:
+    def _decoder(self, lm: LanguageModel | None, n_best: int) -> Decoder:
         tokenizer, seconds = self.recipe.tokenizer, self.model.framing.seconds
         if self.chosen_head(lm) == "transducer":
-            search = (self.pool(lm), lm.weights) if lm else ()
+            search = (self.pool(lm), lm.counted, n_best) if lm else ()
             return TransducerDecoder(tokenizer, seconds, self.model.transducer, *search)
         if lm is None:
             return GreedyDecoder(tokenizer, seconds)
-        return LMDecoder(tokenizer, seconds, self.pool(lm), lm.weights, together=SEGMENTS * lm.jobs)
+        together = SEGMENTS * lm.jobs
+        return LMDecoder(tokenizer, seconds, self.pool(lm), lm.counted, together, n_best=n_best)
 
     def chosen_head(self, lm: LanguageModel | None = None) -> str:
         """The head that decodes; raises UserError where it cannot do what is asked for."""
-        weights = {"ilm_weight": lm.weights.ilm_weight, "ctc_weight": lm.ctc_weight} if lm else {}
+        weights = {"ilm_weight": lm.counted.ilm_weight, "ctc_weight": lm.ctc_weight} if lm else {}
         ctc_only = {"segment_seconds": self.segment_seconds}
         return choose_head(self.recipe.model, self.head, lm is not None, ctc_only, weights)
 

@@ -161,7 +161,7 @@ def compare_decoders(args: argparse.Namespace) -> None:
             "RNNTBeamSearch, beam 1": lambda: [torchaudio_1(x) for x in frames],
             f"beam search, beam {args.beam}": lambda: [
                 best.said.classes
-                for best, *_ in search.n_best(encoded, GREEDY)  # no LM
+                for best, *_ in search.find(encoded, GREEDY)  # no LM
             ],
             f"RNNTBeamSearch, beam {args.beam}": lambda: [torchaudio_beam(x) for x in frames],
         }

@@ -1,4 +1,5 @@
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -88,6 +89,23 @@ def test_decoders_are_compared(folder):
     shown = run("decoders", *options, "--decoders", "ours", "oracle", "--oracle", 2)
     assert re.search(r"^ours +0\.50 +1\.00 +4\.00 +0\.00 +0\.00 ", shown, re.MULTILINE)
     assert re.search(r"^beam 10 +2 of 2", shown, re.MULTILINE), shown
+
+
+def test_hotwords_are_measured(folder, tmp_path):
+    words = [
+        {"id": word, "audio": "a.wav", "duration": 1.0, "text": word, "speaker": ""}
+        for word in ("NO", "CATS", "SO", "THE")
+    ]
+    (tmp_path / "others.jsonl").write_text("".join(json.dumps(record) + "\n" for record in words))
+    options = ["--posteriors", folder, "--lm", folder / "lm.bin", "--weights", 0.5, 1, 4, "--beam", 10]
+    options += ["--distractors", tmp_path / "others.jsonl", "--rare", 0, "--boosts", 2, "--distract", 3, 0]
+    shown = run("hotwords", *options)
+    assert re.search(
+        r"^test: 3 utterances; listed \d+ of their words, \d+ of them not in the LM, and 3 ", shown, re.M
+    )
+    rows = re.findall(r"^(LM|no LM)(?:, boost (\d)|, 2, \+(\d))? +0\.00 +100\.0 ", shown, re.MULTILINE)
+    assert rows[:4] == [(name, boost, "") for name in ("LM", "no LM") for boost in "02"], shown
+    assert rows[4:] == [(name, "", more) for name in ("LM", "no LM") for more in ("", "3", "0")], shown
 
 
 def test_memory_of_the_processes_is_shown(folder):

@@ -8,11 +8,9 @@ import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
-from itertools import starmap
+from functools import lru_cache, partial
 from pathlib import Path
 
-import kenlm
 import numpy as np
 from tqdm import tqdm
 
@@ -20,9 +18,11 @@ from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, search
 from asr.decoding.alignment import best_path, collapse
 from asr.decoding.compiled import EMPTY, power_of_two
+from asr.decoding.hotwords import Hotword
 from asr.decoding.lexicon import ROOT
+from asr.decoding.nbest import Parts, Scored
 from asr.decoding.weights import GREEDY, Weights
-from asr.decoding.words import WordModel
+from asr.decoding.words import State, WordModel
 from asr.errors import UserError
 from asr.lm import files as lm_files
 from asr.processes import start_worker
@@ -31,36 +31,40 @@ ALONE = 7500  # frames, 5 minutes: searched in about the time that a process tak
 MEMORY = 2**19  # LM scores remembered from utterance to utterance, a few hundred bytes each
 ROOM = 2**16  # for so many at first, a power of two
 
+Task = tuple  # a method of the decoder, and what it is called with
+
 
 class BeamDecoder:
     """Log-probabilities of one utterance to words.
 
     Args:
-        lm_path: KenLM binary or ARPA file.
+        lm_path: KenLM binary or ARPA file; None: no LM.
         tokenizer: the acoustic model's; its pieces spell the words, those of the LM and others.
         beam: hypotheses kept.
         mapped: share the LM's memory with other processes; see ``asr.lm.files.load``.
         fold: look words up as the LM's are written, whatever case and punctuation the model writes. What
             comes out is written as the model does.
+        hotwords: words and phrases that earn a bonus (``WordModel``).
 
     Attributes:
         style: the LM's, where the model also writes otherwise; else None.
 
     Raises:
-        UserError: the LM cannot be used, with this tokenizer or at all.
+        UserError: the LM cannot be used, with this tokenizer or at all, or a hotword cannot be spelled.
     """
 
     def __init__(
         self,
-        lm_path: str | Path,
+        lm_path: str | Path | None,
         tokenizer: Tokenizer,
         beam: int = BEAM,
         mapped: bool = False,
         fold: bool = True,
+        hotwords: Sequence[Hotword] = (),
     ) -> None:
-        lm = WordModel(lm_path, tokenizer, mapped, fold)
-        self.style, self._start = lm.style, lm.start
-        self._model, self._words, self._alone, self._lexicon = lm.model, lm.words, lm.alone, lm.lexicon
+        self._words = WordModel(lm_path, tokenizer, mapped, fold, hotwords)
+        self.style, self._lexicon = self._words.style, self._words.lexicon
+        self._tokenizer, self._searches = tokenizer, bool(hotwords)
         self._classes = tokenizer.pieces + 1
         self._beam = search.make_prefixes(beam)
         self._work = search.make_workspace(beam, self._classes)
@@ -68,8 +72,11 @@ class BeamDecoder:
         self._forget()
 
     def decode(self, log_probs: np.ndarray, weights: Weights) -> list[int]:
-        """The classes of the best pieces, without blanks. With ``GREEDY``, those of the best path."""
-        if weights == GREEDY:
+        """The classes of the best pieces, without blanks.
+
+        With ``GREEDY``, and without hotwords, those of the best path.
+        """
+        if weights == GREEDY and not self._searches:
             return collapse(best_path([log_probs]))[0].tolist() if len(log_probs) else []
         return self.decode_scored(log_probs, weights)[0]
 
@@ -87,9 +94,34 @@ class BeamDecoder:
         self.push(log_probs)
         return self.best()
 
-    def begin(self, weights: Weights) -> None:
-        """Begin a search that frames are pushed to; it ends where another one begins."""
-        self._now = self._factors(weights)
+    def n_best(self, log_probs: np.ndarray, weights: Weights, count: int) -> list[Scored]:
+        """The best hypotheses of so many different texts, the best first; see ``decode_scored``.
+
+        Hypotheses that the LM cannot tell apart are not merged, as their differences would be lost. So the
+        best one may be another than ``decode_scored``'s, where the beam is full.
+        """
+        self.begin(weights, merge=False)
+        self.push(log_probs)
+        scores, found, texts = self._scores(), [], set()
+        for place in np.argsort(-scores, kind="stable").tolist():
+            pieces = self._pieces(int(self._beam.spelling[place]))
+            text = self._tokenizer.decode(pieces)
+            if text not in texts:
+                texts.add(text)
+                lm, words, hotwords = self._words.explain(pieces, weights)
+                acoustic = float(scores[place]) - lm - words - hotwords
+                found.append(Scored(pieces, Parts(acoustic, lm, words, hotwords)))
+            if len(found) == count:
+                break
+        return found
+
+    def begin(self, weights: Weights, merge: bool = True) -> None:
+        """Begin a search that frames are pushed to; it ends where another one begins.
+
+        Args:
+            merge: of hypotheses that the LM can no longer tell apart keep the likeliest only.
+        """
+        self._now = self._factors(weights, merge)
         self._spellings = search.make_spellings(1)
         self._born = np.zeros(1, np.int64)  # of each spelling, see ``settle``
         search.begin(self._beam, self._spellings, self._work)
@@ -195,65 +227,73 @@ class BeamDecoder:
             number = int(self._spellings.parent[number])
         return pieces[::-1]
 
-    def _make_factors(self, weights: Weights) -> search.Factors:
-        unknown = len(self._words) - 2
-        in_words = np.full(unknown + 1, weights.of_word(0.0, False))
-        in_words[unknown] = weights.of_word(0.0, True)
-        alone = np.exp(weights.decimal * self._alone + in_words)
-        longer = np.isfinite(self._lexicon.below)
-        # (A negative weight makes the likeliest word below the one that counts least: a bad guess, no more.)
-        below = np.exp(weights.decimal * np.where(longer, self._lexicon.below, 0.0) + weights.word_score)
-        below = np.maximum(np.where(longer, below, 0.0), alone[unknown])
+    def _make_factors(self, weights: Weights, merge: bool) -> search.Factors:
+        model = self._words
+        in_words = np.full(model.unknown + 1, weights.of_word(0.0, False))
+        in_words[model.unknown] = weights.of_word(0.0, True)
+        alone = np.exp(model.likelihoods(weights))
+        below = np.exp(model.below(weights))
         below[ROOT] = 0.0  # no word is in the making there
         ahead = np.maximum(alone[self._lexicon.word], below)
         ahead[ROOT] = 1.0
-        surprise = search.SURPRISE ** abs(weights.lm_weight)
+        surprise = search.SURPRISE ** abs(weights.lm_weight) * math.exp(model.phrases.within)
+        highest = float(ahead.max())
         return search.Factors(
-            weights.decimal, in_words, len(self._words), surprise, ahead, below, float(ahead.max())
+            weights.decimal, in_words, len(model.words), surprise, ahead, below, highest, merge
         )
 
     def best(self) -> tuple[list[int], float]:
         """The pieces of the best prefix, less those that settled; its last word and the end counted."""
         if not self._size:
             return [], -math.inf
-        beam, factors, size = self._beam, self._now, self._size
-        ends = [int(state) * factors.words + factors.words - 1 for state in beam.ended[:size]]
-        self._ask(np.array([key for key in set(ends) if search.find(self._memory, key) < 0], np.int64))
-        end_scores = np.array([self._memory.score[search.find(self._memory, end)] for end in ends])
-        with np.errstate(divide="ignore"):
-            scores = np.log(self._ranks()) + factors.lm * end_scores
+        scores = self._scores()
         best = int(scores.argmax())
-        return self._pieces(int(beam.spelling[best])), float(scores[best] + self._work.log_scale[0])
+        return self._pieces(int(self._beam.spelling[best])), float(scores[best])
+
+    def _scores(self) -> np.ndarray:
+        """Scores (size,) of the prefixes in nats, their last words and the end counted."""
+        if not self._size:
+            return np.zeros(0)
+        factors = self._now
+        ends = [int(state) * factors.words + factors.words - 1 for state in self._beam.ended[: self._size]]
+        self._ask(np.array([key for key in set(ends) if search.find(self._memory, key) < 0], np.int64))
+        places = [search.find(self._memory, end) for end in ends]
+        end_scores = factors.lm * self._memory.score[places] + self._memory.earned[places]
+        with np.errstate(divide="ignore"):
+            return np.log(self._ranks()) + end_scores + self._work.log_scale[0]
 
     def _ask(self, keys: np.ndarray) -> None:
-        """Ask the LM for scores that are not in memory. A key is state * words + word."""
-        scores, numbers = [], []
-        states, words = np.divmod(keys, len(self._words))
+        """Have words judged that are not in memory. A key is state * words + word."""
+        scores, earned, numbers = [], [], []
+        states, words = np.divmod(keys, len(self._words.words))
         for state, word in zip(states.tolist(), words.tolist(), strict=True):
-            after = kenlm.State()
-            scores.append(self._model.BaseScore(self._states[state], self._words[word], after))
+            log10, bonus, after = self._words.judge(self._states[state], word)
+            scores.append(log10)
+            earned.append(bonus)
             numbers.append(self._number(after))
         self._remembered += len(keys)
         if 2 * self._remembered > len(self._memory.key):
             room = power_of_two(4 * self._remembered)
             full, self._memory = self._memory, search.make_memory(room)
             taken = full.key != EMPTY
-            search.remember(self._memory, full.key[taken], full.score[taken], full.state[taken])
-        search.remember(self._memory, keys, np.array(scores, np.float64), np.array(numbers, np.int64))
+            kept = (column[taken] for column in full)
+            search.remember(self._memory, *kept)
+        judged = np.array(scores, np.float64), np.array(earned, np.float64), np.array(numbers, np.int64)
+        search.remember(self._memory, keys, *judged)
 
     def _forget(self, size: int = 0) -> None:
         """Begin the LM's memory anew; the states of the first ``size`` prefixes get new numbers in it."""
         columns = self._beam.state[:size], self._beam.ended[:size]
         kept = [[self._states[number] for number in column.tolist()] for column in columns]
-        start = self._start()
+        start = self._words.start()
         self._states, self._numbers = [start], {start: 0}
         for column, states in zip(columns, kept, strict=True):
             column[:] = [self._number(state) for state in states]
         self._memory = search.make_memory(ROOM)
         self._remembered = 0
 
-    def _number(self, state: kenlm.State) -> int:
-        """Of an LM state, a new one where it has none."""
+    def _number(self, state: State) -> int:
+        """Of a state, a new one where it has none."""
         number = self._numbers.setdefault(state, len(self._states))
         if number == len(self._states):
             self._states.append(state)
@@ -267,31 +307,33 @@ class BeamPool:
         lm_path, tokenizer, beam: see ``BeamDecoder``; each process builds its own once.
         jobs: processes to start; with 1, there is no other than this one.
         alone: frames that are decoded before they start.
-        fold: see ``BeamDecoder``.
+        fold, hotwords: see ``BeamDecoder``.
 
     Attributes:
         style: ``BeamDecoder``'s.
 
     Raises:
-        UserError: the LM cannot be used, with this tokenizer or at all.
+        UserError: see ``BeamDecoder``.
     """
 
     def __init__(
         self,
-        lm_path: str | Path,
+        lm_path: str | Path | None,
         tokenizer: Tokenizer,
         beam: int = BEAM,
         jobs: int = 1,
         alone: int = ALONE,
         fold: bool = True,
+        hotwords: Sequence[Hotword] = (),
     ) -> None:
         # Says what is wrong with the LM, and compiles the search once and not in each process.
-        self._decoder = BeamDecoder(lm_path, tokenizer, beam, fold=fold)
+        self._decoder = BeamDecoder(lm_path, tokenizer, beam, fold=fold, hotwords=hotwords)
         self.style = self._decoder.style
         self._decoder.decode_scored(np.zeros((1, tokenizer.pieces + 1), np.float32), GREEDY)
         # Few bytes: a process that starts takes what does not fit into a pipe only when it has imported
         # everything, and this one would wait for each in turn.
-        self._arguments = (str(lm_path), tokenizer.model, beam, fold)
+        self._lm_path = None if lm_path is None else str(lm_path)
+        self._arguments = (self._lm_path, tokenizer.model, beam, fold, tuple(hotwords))
         self._jobs, self._alone = jobs, alone
         self._frames = 0  # asked for so far
         self._pool: ProcessPoolExecutor | None = None
@@ -318,34 +360,51 @@ class BeamPool:
 
     def decode(self, posteriors: Sequence[np.ndarray], weights: Weights, show: str = "") -> list[list[int]]:
         """``BeamDecoder.decode`` of every utterance; ``show`` names a progress bar."""
+        return self._map("decode", posteriors, (weights,), show)
+
+    def n_best(
+        self, posteriors: Sequence[np.ndarray], weights: Weights, count: int, show: str = ""
+    ) -> list[list[Scored]]:
+        """``BeamDecoder.n_best`` of every utterance."""
+        return self._map("n_best", posteriors, (weights, count), show)
+
+    def _map(self, method: str, posteriors: Sequence[np.ndarray], options: tuple, show: str) -> list:
+        """A method of ``BeamDecoder`` of every utterance."""
         quiet = None if show else True  # None: no bar where the output is not a terminal
-        tasks = ((item, weights) for item in posteriors)
+        tasks = ((method, item, *options) for item in posteriors)
         self._frames += sum(map(len, posteriors))
         if self._jobs > 1 and self._frames > self._alone and not self._pool:
             self._start()
             self._decoder = None  # theirs do
         try:
             if self._pool:
-                results = self._pool.map(_decode_task, tasks, chunksize=4)
+                results = self._pool.map(_run_task, tasks, chunksize=4)
             else:
-                results = starmap(self._decoder.decode, tasks)
+                results = map(partial(_run, self._decoder), tasks)
             bar = tqdm(results, total=len(posteriors), desc=show, unit="utt", leave=False, disable=quiet)
             return list(bar)
         except BrokenProcessPool:
             raise UserError("a beam-search process died (out of memory?); try fewer --jobs") from None
         finally:
-            if self._pool:  # its processes map the LM: one that changed meanwhile is the cause
-                lm_files.verify(self._arguments[0])
+            if self._pool and self._lm_path:  # its processes map it: one that changed meanwhile is the cause
+                lm_files.verify(self._lm_path)
 
 
 _decoder: BeamDecoder | None = None
 
 
-def _start_worker(lm_path: str, tokenizer_model: bytes, beam: int, fold: bool) -> None:
+def _start_worker(
+    lm_path: str | None, tokenizer_model: bytes, beam: int, fold: bool, hotwords: tuple[Hotword, ...]
+) -> None:
     global _decoder
     start_worker()
-    _decoder = BeamDecoder(lm_path, Tokenizer(tokenizer_model), beam, mapped=True, fold=fold)
+    _decoder = BeamDecoder(lm_path, Tokenizer(tokenizer_model), beam, True, fold, hotwords)
 
 
-def _decode_task(task: tuple[np.ndarray, Weights]) -> list[int]:
-    return _decoder.decode(*task)
+def _run_task(task: Task) -> list[int] | list[Scored]:
+    return _run(_decoder, task)
+
+
+def _run(decoder: BeamDecoder, task: Task) -> list[int] | list[Scored]:
+    method, *arguments = task
+    return getattr(decoder, method)(*arguments)

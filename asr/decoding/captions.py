@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from asr.decoding.alignment import Word
+from asr.decoding.nbest import NBest
 
 # Captions as television has them: two lines that the eye takes in at once, and time to read them.
 LINE, LINES = 42, 2  # letters, lines
@@ -28,6 +29,7 @@ class Transcript:
         id: what a list or a manifest calls it; empty where none does.
         start: seconds into the file at which the recording begins.
         channel: of the file; None: all.
+        nbest: n-best lists where they were asked for, of each part that was searched at once.
     """
 
     path: str
@@ -37,6 +39,7 @@ class Transcript:
     id: str = ""
     start: float = 0.0
     channel: int | None = None
+    nbest: tuple[NBest, ...] = ()
 
     @property
     def label(self) -> str:
@@ -101,10 +104,19 @@ def as_text(transcript: Transcript, timestamps: bool) -> str:
 def as_json(transcript: Transcript) -> str:
     """One line of JSON: path, duration, text, words (text, start, end, confidence).
 
-    With id, start and channel where the recording has them.
+    With id, start and channel where the recording has them, and nbest where it was asked for: for each part
+    that was searched at once its start, its end and its alternatives (``Alternative.as_record``).
     """
-    content = asdict(transcript)
-    for name, without in (("id", ""), ("start", 0.0), ("channel", None)):
+    content = asdict(replace(transcript, nbest=()))
+    content["nbest"] = [
+        {
+            "start": part.start,
+            "end": part.end,
+            "alternatives": [item.as_record() for item in part.alternatives],
+        }
+        for part in transcript.nbest
+    ]
+    for name, without in (("id", ""), ("start", 0.0), ("channel", None), ("nbest", [])):
         if content[name] == without:
             del content[name]
     return json.dumps(content, ensure_ascii=False) + "\n"

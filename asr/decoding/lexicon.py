@@ -108,17 +108,32 @@ def _make_tree(letters, first, numbers, likelihoods, unknown):
 
 
 @compiled
+def _child(lexicon: Lexicon, node: int, letter: int) -> int:
+    """The node that a letter leads to."""
+    edge = node * _LETTERS + letter
+    slot = slot_of(lexicon.key, edge)
+    while lexicon.key[slot] != edge:
+        if lexicon.key[slot] == EMPTY:
+            return len(lexicon.word) - 1
+        slot = (slot + 1) & (len(lexicon.key) - 1)
+    return lexicon.child[slot]
+
+
+@compiled
 def walk(lexicon: Lexicon, node: int, piece: int) -> int:
     """The node that a piece leads to."""
     outside = len(lexicon.word) - 1
     for place in range(lexicon.piece_first[piece], lexicon.piece_first[piece + 1]):
         if node == outside:
             break
-        edge = node * _LETTERS + lexicon.piece_letters[place]
-        slot = slot_of(lexicon.key, edge)
-        while lexicon.key[slot] != edge:
-            if lexicon.key[slot] == EMPTY:
-                return outside
-            slot = (slot + 1) & (len(lexicon.key) - 1)
-        node = lexicon.child[slot]
+        node = _child(lexicon, node, lexicon.piece_letters[place])
     return node
+
+
+def nodes_of(lexicon: Lexicon, word: str) -> list[int]:
+    """The nodes along a word of the tree, the last one the word's own."""
+    nodes, node = [], ROOT
+    for letter in word:
+        node = int(_child(lexicon, node, ord(letter)))
+        nodes.append(node)
+    return nodes

@@ -8,20 +8,23 @@ a word when the next one begins.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import kenlm
 import numpy as np
 
 from asr.data.tokenizer import SPACE
+from asr.decoding.hotwords import Phrases
 from asr.decoding.lexicon import letters_of
 from asr.decoding.weights import Weights
 from asr.decoding.words import log_add
 from asr.model.ctc import BLANK
 
 Prefix = tuple[int, ...]
-# Score and LM state of a prefix's words before the last, and the letters of the last, which may go on.
-Reading = tuple[float, kenlm.State, str]
+# Score of a prefix's words before the last, the state of LM and hotwords after them, and the letters of the
+# last, which may go on.
+Reading = tuple[float, tuple[kenlm.State, int], str]
 
 
 def prefix_beam_search(
@@ -33,6 +36,7 @@ def prefix_beam_search(
     beam: int,
     merge: bool = True,
     floor: float = -math.inf,
+    hotwords: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[list[int], float]:
     """The best pieces and their score in nats, ``Weights``'s.
 
@@ -49,12 +53,16 @@ def prefix_beam_search(
         merge: of prefixes that end in the same piece and whose words, and what may become of the last, the LM
             can no longer tell apart, keep the likeliest only, else the beam fills with what differs long ago.
         floor: pieces less likely in a frame are not tried there, to save time.
+        hotwords: words and phrases, with what each of their words earns.
     """
     letters = letters_of(spoken)
-    words = {word for word in words if letters.issuperset(word)}
+    listed = {word for text in hotwords for word in text.split()}
+    words = {word for word in words if letters.issuperset(word)} | listed
+    phrases = Phrases((text.split(), boost) for text, boost in hotwords.items())
 
     def alone(word: str) -> float:
-        return weights.of_word(model.score(word, bos=False, eos=False), word not in words)
+        log10 = model.score(word, bos=False, eos=False)
+        return weights.of_word(log10, word not in words) + phrases.first.get(word, 0.0)
 
     # What a word in the making is ranked by besides the word that it is already, else the beam would fill
     # with words that nobody has judged yet: the likeliest longer word that begins so. It is no part of its
@@ -66,14 +74,15 @@ def prefix_beam_search(
         for place in range(1, len(word)):
             below[word[:place]] = max(likelihood, below.get(word[:place], unknown))
 
-    def judge(reading: Reading) -> tuple[float, kenlm.State]:
-        """Score and LM state with the last word."""
-        score, state, word = reading
+    def judge(reading: Reading) -> tuple[float, tuple[kenlm.State, int]]:
+        """Score and state with the last word."""
+        score, (state, phrase), word = reading
         if not word:
-            return score, state
+            return score, (state, phrase)
         longer = kenlm.State()
         log10 = model.BaseScore(state, word if word in words else "<unk>", longer)
-        return score + weights.of_word(log10, word not in words), longer
+        phrase, earned = phrases.step(phrase, word)
+        return score + weights.of_word(log10, word not in words) + earned, (longer, phrase)
 
     def go_on(reading: Reading, piece: str) -> Reading:
         if piece.startswith(SPACE):
@@ -96,7 +105,7 @@ def prefix_beam_search(
     found: dict[Prefix, list[float]] = {(): [0.0, -math.inf]}
     start = kenlm.State()
     model.BeginSentenceWrite(start)
-    readings: dict[Prefix, Reading] = {(): (0.0, start, "")}
+    readings: dict[Prefix, Reading] = {(): (0.0, (start, 0), "")}
     for frame in log_probs.tolist():
         after: dict[Prefix, list[float]] = defaultdict(lambda: [-math.inf, -math.inf])
         pieces = [piece for piece, text in enumerate(spoken) if text is not None and frame[piece] >= floor]
@@ -125,9 +134,9 @@ def prefix_beam_search(
 
     def whole(prefix: Prefix) -> float:
         """Score with the last word and the end."""
-        score, state = judge(readings[prefix])
+        score, (state, phrase) = judge(readings[prefix])
         end = weights.decimal * model.BaseScore(state, "</s>", kenlm.State())
-        return log_add(*found[prefix]) + score + end
+        return log_add(*found[prefix]) + score + end + phrases.step(phrase, None)[1]
 
     best = max(found, key=whole)
     return list(best), whole(best)

@@ -51,10 +51,11 @@ class Spellings(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """LM scores asked for so far: a hash table (state, word) -> log10 probability, next state."""
+    """Words judged so far: a hash table (state, word) -> log10 probability, bonus, next state."""
 
     key: np.ndarray
     score: np.ndarray
+    earned: np.ndarray  # nats, of hotwords
     state: np.ndarray
 
 
@@ -64,10 +65,11 @@ class Factors(NamedTuple):
     lm: float  # on its natural logarithm, times ln 10: on its decimal one
     word: np.ndarray  # (words + 1,) nats a word; the last is <unk>
     words: int  # numbers of words, with <unk> and </s>
-    surprise: float  # SURPRISE, so weighted
+    surprise: float  # SURPRISE, so weighted, and what a word may earn within a phrase
     ahead: np.ndarray  # (nodes,) that of the likeliest word there or below, by unigrams
     below: np.ndarray  # (nodes,) the same without the word there
     start: float  # the greatest that a word may begin with
+    merge: bool  # keep one of those that the LM cannot tell apart
 
 
 class Workspace(NamedTuple):
@@ -108,7 +110,8 @@ def make_spellings(n: int) -> Spellings:
 
 def make_memory(capacity: int) -> Memory:
     """An empty memory; the capacity must be a power of two."""
-    return Memory(np.full(capacity, EMPTY, np.int64), np.zeros(capacity), np.zeros(capacity, np.int64))
+    numbers = np.full(capacity, EMPTY, np.int64), np.zeros(capacity, np.int64)
+    return Memory(numbers[0], np.zeros(capacity), np.zeros(capacity), numbers[1])
 
 
 def begin(beam: Prefixes, spellings: Spellings, work: Workspace) -> None:
@@ -131,13 +134,16 @@ def find(memory: Memory, key: int) -> int:
 
 
 @compiled
-def remember(memory: Memory, keys: np.ndarray, scores: np.ndarray, states: np.ndarray) -> None:
-    """Put LM scores that are not there yet into the memory."""
+def remember(
+    memory: Memory, keys: np.ndarray, scores: np.ndarray, earned: np.ndarray, states: np.ndarray
+) -> None:
+    """Put words that are not there yet into the memory."""
     for i in range(len(keys)):
         slot = slot_of(memory.key, keys[i])
         while memory.key[slot] != EMPTY:
             slot = (slot + 1) & (len(memory.key) - 1)
-        memory.key[slot], memory.score[slot], memory.state[slot] = keys[i], scores[i], states[i]
+        memory.key[slot], memory.score[slot] = keys[i], scores[i]
+        memory.earned[slot], memory.state[slot] = earned[i], states[i]
 
 
 @compiled
@@ -261,7 +267,7 @@ def _select(n, size, beam, nodes, factors, work) -> int:
     for i in range(n):
         factor = _prospect(out, i, factors) if i < size else factors.ahead[out.node[i]]
         rank[i] = (out.blank[i] + out.piece[i]) * factor
-    alive = _drop_alike(n, nodes, work)
+    alive = _drop_alike(n, nodes, factors.merge, work)
     room = len(beam.node)
     least = _at_place(rank[:n], room) / factors.surprise if alive > room else 0.0
     kept = size
@@ -277,8 +283,8 @@ def _select(n, size, beam, nodes, factors, work) -> int:
 
 
 @compiled
-def _drop_alike(n, nodes, work) -> int:
-    """Rank 0 to the hopeless, and to all but the likeliest of those that the LM can never tell apart.
+def _drop_alike(n, nodes, merge, work) -> int:
+    """Rank 0 to the hopeless; merging, to all but the likeliest of those that the LM can never tell apart.
 
     How many are left.
     """
@@ -292,6 +298,9 @@ def _drop_alike(n, nodes, work) -> int:
     for i in range(n):
         if not rank[i] >= least:
             rank[i] = 0.0
+            continue
+        if not merge:
+            alive += 1
             continue
         slot = slot_of(alike, (out.state[i] * nodes + out.node[i]) * 1024 + out.last[i])
         while True:
@@ -340,7 +349,7 @@ def _judge(size, n, memory, lexicon, factors, work) -> None:
             continue
         word = lexicon.word[out.node[i]]
         at = find(memory, out.state[i] * factors.words + word)
-        out.word[i] = np.exp(factors.lm * memory.score[at] + factors.word[word])
+        out.word[i] = np.exp(factors.lm * memory.score[at] + factors.word[word] + memory.earned[at])
         out.ended[i] = memory.state[at]
 
 

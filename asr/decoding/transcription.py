@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from os.path import normpath
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from asr.data.recordings import MIX, Recording, fault, find_recordings
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.alignment import Word, best_path, collapse, forced_path, words_of_pieces, words_on_path
 from asr.decoding.captions import Transcript, as_ctm, as_json, as_srt, as_text, as_vtt
-from asr.decoding.label_looping import greedy_in_batches
+from asr.decoding.label_looping import Hypothesis, greedy_in_batches
+from asr.decoding.nbest import Alternative, NBest, alternatives
 from asr.decoding.pauses import LONGEST, cut_at_pauses
 from asr.decoding.posteriors import encoded_of, log_probs_of, long_log_probs_of
 from asr.decoding.segments import segment_log_probs
@@ -47,7 +48,15 @@ SEGMENTS = 16  # of up to 40 s, that are searched together for each process of b
 
 # Of one recording, part by part, fp32: CTC's log-probabilities (n, classes), a transducer's frames (n, D).
 Parts = Iterable[np.ndarray]
-Spoken = tuple[str, list[Word]]  # a recording's text, and its words with their times
+
+
+class Spoken(NamedTuple):
+    """What was said in a recording."""
+
+    text: str
+    words: list[Word]  # with their times
+    nbest: tuple[NBest, ...] = ()  # of each part that was searched at once
+
 
 # Errors that are not about one recording: of an option or a process, of memory, of a device.
 _EVERYONES = (UserError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
@@ -73,11 +82,11 @@ class GreedyDecoder:
     def _decode(self, parts: Parts) -> Spoken:
         path = best_path(parts)
         text = self.tokenizer.decode(collapse(path)[0].tolist())
-        return text, words_on_path(path, self.tokenizer, self.frame_seconds)
+        return Spoken(text, words_on_path(path, self.tokenizer, self.frame_seconds))
 
 
 class LMDecoder:
-    """Recordings' posteriors to what was said, by beam search with an LM, a segment between pauses at a time.
+    """Recordings' posteriors to what was said, by beam search, a segment between pauses at a time.
 
     Args:
         tokenizer: the acoustic model's.
@@ -86,6 +95,7 @@ class LMDecoder:
         weights: how the LM counts.
         together: segments searched at a time.
         longest: seconds of a segment at most.
+        n_best: lines of the n-best list of each segment; 0: no list.
     """
 
     def __init__(
@@ -96,14 +106,17 @@ class LMDecoder:
         weights: Weights,
         together: int,
         longest: float = LONGEST,
+        n_best: int = 0,
     ) -> None:
         self.tokenizer, self.frame_seconds, self.weights = tokenizer, frame_seconds, weights
         self.pool, self.together, self.longest = pool, together, round(longest / frame_seconds)
+        self.n_best = n_best
 
     def __call__(self, recordings: Sequence[Parts], seconds: float) -> list[Spoken]:
         """Decode recordings that last so many ``seconds`` in all."""
         texts: list[list[str]] = [[] for _ in recordings]
         words: list[list[Word]] = [[] for _ in recordings]
+        lists: list[list[NBest]] = [[] for _ in recordings]
         segments = (
             (number, segment)
             for number, parts in enumerate(recordings)
@@ -112,18 +125,33 @@ class LMDecoder:
         frames = [0] * len(recordings)  # decoded of each
         with seconds_bar("beam search", seconds) as bar:
             while group := list(islice(segments, self.together)):
-                found = self.pool.decode([segment for _, segment in group], self.weights)
-                for (number, segment), pieces in zip(group, found, strict=True):
+                found = self._search([segment for _, segment in group])
+                for (number, segment), (pieces, several) in zip(group, found, strict=True):
                     texts[number] += self.tokenizer.decode(pieces).split()
+                    if several:
+                        start, end = frames[number], frames[number] + len(segment)
+                        lists[number].append(
+                            NBest(start * self.frame_seconds, end * self.frame_seconds, several)
+                        )
                     path = forced_path(segment, pieces)
                     words[number] += words_on_path(path, self.tokenizer, self.frame_seconds, frames[number])
                     frames[number] += len(segment)
                     bar.update(self.frame_seconds * len(segment))
-        return [(" ".join(text), times) for text, times in zip(texts, words, strict=True)]
+        spoken = zip(texts, words, lists, strict=True)
+        return [Spoken(" ".join(text), times, tuple(several)) for text, times, several in spoken]
+
+    def _search(self, segments: list[np.ndarray]) -> list[tuple[list[int], tuple[Alternative, ...]]]:
+        """The pieces of each, and its n-best list where one is wanted."""
+        if not self.n_best:
+            return [(pieces, ()) for pieces in self.pool.decode(segments, self.weights)]
+        return [
+            (found[0].pieces if found else [], alternatives(found, self.tokenizer, self.n_best))
+            for found in self.pool.n_best(segments, self.weights, self.n_best)
+        ]
 
 
 class TransducerDecoder:
-    """Recordings' encoded frames to what was said, by a transducer: greedily, or by beam search with an LM.
+    """Recordings' encoded frames to what was said, by a transducer: greedily, or by beam search.
 
     Of a recording of any length it is one search: what was said before goes on to count.
 
@@ -131,8 +159,9 @@ class TransducerDecoder:
         tokenizer: the acoustic model's.
         frame_seconds: that one of its frames stands for.
         transducer: the acoustic model's.
-        search: with an LM; greedy without it.
+        search: greedy without it.
         weights: how the LM counts.
+        n_best: lines of the n-best list; 0: no list.
     """
 
     def __init__(
@@ -142,23 +171,29 @@ class TransducerDecoder:
         transducer: Transducer,
         search: "TransducerSearch | None" = None,
         weights: Weights = GREEDY,
+        n_best: int = 0,
     ) -> None:
         self.tokenizer, self.frame_seconds, self.transducer = tokenizer, frame_seconds, transducer
-        self.search, self.weights = search, weights
+        self.search, self.weights, self.n_best = search, weights, n_best
 
     def __call__(self, recordings: Sequence[Parts], seconds: float) -> list[Spoken]:
         """Decode recordings that last so many ``seconds`` in all."""
         frames = [np.concatenate(list(parts)) for parts in recordings]
-        if self.search and self.weights != GREEDY:
-            found = [best.said for best, *_ in self.search.n_best(frames, self.weights)]
-        else:
-            found = greedy_in_batches(self.transducer, frames)
-        return [self._spoken(*item) for item in found]
+        search = self.search
+        if not search or (self.weights == GREEDY and not (search.hotwords or self.n_best)):
+            return [self._spoken(item) for item in greedy_in_batches(self.transducer, frames)]
+        spoken = []
+        for item, found in zip(frames, search.find(frames, self.weights), strict=True):
+            several = alternatives((one.scored for one in found), self.tokenizer, self.n_best)
+            lists = (NBest(0.0, len(item) * self.frame_seconds, several),) if self.n_best else ()
+            spoken.append(self._spoken(found[0].said)._replace(nbest=lists))
+        return spoken
 
-    def _spoken(self, classes: list[int], frames: list[int], log_probs: list[float]) -> Spoken:
-        starts = np.array(frames, int)
-        said = np.array(classes, int), starts, starts + 1, np.array(log_probs)
-        return self.tokenizer.decode(classes), words_of_pieces(*said, self.tokenizer, self.frame_seconds)
+    def _spoken(self, said: Hypothesis) -> Spoken:
+        starts = np.array(said.frames, int)
+        columns = np.array(said.classes, int), starts, starts + 1, np.array(said.log_probs)
+        words = words_of_pieces(*columns, self.tokenizer, self.frame_seconds)
+        return Spoken(self.tokenizer.decode(said.classes), words)
 
 
 Decoder = GreedyDecoder | LMDecoder | TransducerDecoder
@@ -296,16 +331,19 @@ def _each(work: Callable[[list[Item]], list[Result]], items: list[Item]) -> list
 def _transcript(recording: Recording, outcome: Spoken | Exception) -> Transcript | UserError:
     if isinstance(outcome, Exception):
         return fault(recording.path, outcome)
-    text, words = outcome
+    text, words, lists = outcome
     # The last frame may reach beyond the last sample.
     start, length = recording.part.start, round(recording.seconds, 3)
     words = [
         replace(word, start=round(start + word.start, 3), end=round(start + min(word.end, length), 3))
         for word in words
     ]
-    return Transcript(
-        str(recording.path), length, text, words, recording.id, round(start, 3), recording.part.channel
+    lists = tuple(
+        replace(part, start=round(start + part.start, 3), end=round(start + min(part.end, length), 3))
+        for part in lists
     )
+    path, channel = str(recording.path), recording.part.channel
+    return Transcript(path, length, text, words, recording.id, round(start, 3), channel, lists)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from asr.attention.base import at_least_fp32
 from asr.decoding import EXPANSIONS, TRANSDUCER_BEAM
 from asr.decoding.label_looping import Hypothesis, greedy_in_batches
+from asr.decoding.nbest import Parts, Scored
 from asr.decoding.weights import GREEDY, Weights
 from asr.decoding.words import Reader, Reading, WordModel, log_add
 from asr.errors import UserError
@@ -42,8 +43,17 @@ class Found(NamedTuple):
     """A sequence of pieces that the search found."""
 
     said: Hypothesis
-    score: float  # by which they are ordered
-    transducer: float  # ln P(pieces | audio)
+    parts: Parts  # of the score by which they are ordered
+
+    @property
+    def score(self) -> float:
+        """In nats."""
+        return self.parts.score
+
+    @property
+    def scored(self) -> Scored:
+        """Without the frames."""
+        return Scored(self.said.classes, self.parts)
 
 
 class Prefix:
@@ -145,7 +155,7 @@ class TransducerSearch:
 
     Args:
         transducer: in evaluation mode, on the device to use.
-        words: LM; None for none.
+        words: LM and hotwords; None for neither.
         beam: sequences kept after each frame.
         expansions: pieces on a frame at most.
         ctc: weighs in at the end where ``ctc_weight`` is not 0; of the same encoder.
@@ -170,9 +180,13 @@ class TransducerSearch:
         floor: float = FLOOR,
     ) -> None:
         if transducer.config.durations:
-            raise UserError("beam search: not with a transducer's durations (TDT); decode without an LM")
+            raise UserError(
+                "beam search: not with a transducer's durations (TDT); decode without an LM, hotwords and "
+                "n-best lists"
+            )
         self.transducer, self.words = transducer, words
         self.style = words.style if words else None
+        self.hotwords = bool(words and words.phrases.first)
         self.beam, self.expansions, self.floor = beam, expansions, floor
         self.ctc, self.ctc_weight = ctc, ctc_weight
 
@@ -185,14 +199,20 @@ class TransducerSearch:
     def decode(self, frames: Sequence[np.ndarray], weights: Weights, show: str = "") -> list[list[int]]:
         """The classes of each utterance's best pieces, given encoded frames (N, D).
 
-        With ``GREEDY``, those of greedy decoding. ``show`` names a progress bar.
+        With ``GREEDY``, and without hotwords, those of greedy decoding. ``show`` names a progress bar.
         """
-        if weights == GREEDY:
+        if weights == GREEDY and not self.hotwords:
             return [found.classes for found in greedy_in_batches(self.transducer, frames)]
-        return [found[0].said.classes for found in self.n_best(frames, weights, show)]
+        return [found[0].said.classes for found in self.find(frames, weights, show)]
+
+    def n_best(
+        self, frames: Sequence[np.ndarray], weights: Weights, count: int, show: str = ""
+    ) -> list[list[Scored]]:
+        """As ``find``, as ``BeamPool`` gives it; of whatever texts, up to ``count`` among them or all."""
+        return [[item.scored for item in found] for found in self.find(frames, weights, show)]
 
     @torch.inference_mode()
-    def n_best(self, frames: Sequence[np.ndarray], weights: Weights, show: str = "") -> list[list[Found]]:
+    def find(self, frames: Sequence[np.ndarray], weights: Weights, show: str = "") -> list[list[Found]]:
         """All that is in the beam at each utterance's end, the best first."""
         order = sorted(range(len(frames)), key=lambda number: -len(frames[number]))
         found: dict[int, list[Found]] = {}
@@ -313,16 +333,17 @@ class _Batch:
 
     def _judge(self, x: Tensor, beam: Beam) -> list[Found]:
         """What is left at the end, with the last word, the end and CTC counted; x (N, D) encoded."""
-        reader, search = self.reader, self.search
-        ends = [(prefix, mass, prefix.said()) for prefix, mass in beam.items()]
-        scores = [
-            mass - prefix.ilm + (reader.whole(prefix.reading) if reader else 0.0) for prefix, mass, _ in ends
-        ]
+        search = self.search
+        said = [prefix.said() for prefix in beam]
+        by_ctc = [0.0] * len(said)
         if search.ctc_weight:
-            by_ctc = ctc_log_likelihoods(search.ctc(x[None])[0], [said.classes for *_, said in ends])
-            if any(map(math.isfinite, by_ctc)):  # else there are too few frames for any of them
-                scores = [score + search.ctc_weight * ctc for score, ctc in zip(scores, by_ctc, strict=True)]
-        found = [Found(said, score, mass) for (_, mass, said), score in zip(ends, scores, strict=True)]
+            found = ctc_log_likelihoods(search.ctc(x[None])[0], [item.classes for item in said])
+            if any(map(math.isfinite, found)):  # else there are too few frames for any of them
+                by_ctc = [search.ctc_weight * ctc for ctc in found]
+        found = []
+        for (prefix, mass), item, ctc in zip(beam.items(), said, by_ctc, strict=True):
+            words = search.words.explain(item.classes, self.weights) if search.words else (0.0, 0.0, 0.0)
+            found.append(Found(item, Parts(mass, *words, -prefix.ilm, ctc)))
         return sorted(found, key=lambda item: -item.score)
 
 

@@ -72,6 +72,16 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> flo
     return sum_errors([word_errors(*pair) for pair in zip(references, hypotheses, strict=True)]).rate
 
 
+def oracle_word_error_rate(references: Sequence[str], lists: Sequence[Sequence[str]]) -> float:
+    """WER were the hypothesis with the fewest errors chosen from each list, none of which is empty."""
+    several = zip(references, lists, strict=True)
+    best = [
+        min((word_errors(reference, text) for text in texts), key=lambda errors: errors.total)
+        for reference, texts in several
+    ]
+    return sum_errors(best).rate
+
+
 def word_errors(reference: str, hypothesis: str) -> Errors:
     """Edits that turn the reference into the hypothesis. Either may be empty."""
     reference, hypothesis = as_scored(reference), as_scored(hypothesis)

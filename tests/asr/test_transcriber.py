@@ -160,7 +160,7 @@ def test_importing_the_package_loads_no_torch():
 def test_the_example_of_the_docs_runs(folder, paths, lm_path, tmp_path, monkeypatch, capsys):
     text = (DOCS / "library.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").symlink_to(folder)
     for name, path in zip(("talk.wav", "monday.wav", "tuesday.wav"), paths, strict=False):

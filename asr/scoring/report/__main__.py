@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from asr.errors import UserError, run_program
+from asr.scoring.normalise import NORMALISERS, Normaliser
 from asr.scoring.report.analysis import UNITS
 from asr.scoring.report.report import make_report
 from asr.scoring.report.text import format_report
@@ -43,10 +44,18 @@ def main(argv: list[str] | None = None) -> None:
         default=UNITS[0],
         help="what the bootstrap draws; speaker, as utterances of one are alike (%(default)s)",
     )
+    add(
+        "--normalise",
+        choices=tuple(NORMALISERS),
+        help="bring references and hypotheses to one form before they are compared; "
+        + "; ".join(f"{name}: {meaning}" for name, meaning in NORMALISERS.items())
+        + " (default: as decode.py wrote them)",
+    )
     args = parser.parse_args(argv)
     if args.other is not None and args.out is None:
         raise UserError("--out: name a folder for the report on two systems")
-    report = make_report(args.results, args.other, args.by)
+    normaliser = Normaliser(args.normalise) if args.normalise else None
+    report = make_report(args.results, args.other, args.by, normaliser)
     page = write_report(report, args.out or args.results)
     print(format_report(report), end="")
     print(f"\nwritten to {page}, report.txt and report.json beside it")

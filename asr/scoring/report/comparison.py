@@ -100,7 +100,8 @@ def match_utterances(first: Table, second: Table, folders: tuple[str, str]) -> T
     for utterance in first.utterances:
         if as_scored(utterance.ref) != as_scored(theirs[utterance.id].ref):
             raise UserError(
-                f"{where}: {utterance.id} has two references; decode the same version of the split with both"
+                f"{where}: {utterance.id} has two references; decode the same version of the split with "
+                "both, or --normalise where they differ in case, punctuation or numbers"
             )
     return Table(second.split, second.lm, [theirs[utterance.id] for utterance in first.utterances])
 

@@ -1,10 +1,11 @@
 """A report as data: one system, or two and what their comparison says. Whatever is shown is computed here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+from asr.scoring.normalise import Normaliser
 from asr.scoring.report.analysis import Analysis, Counted, analyse
 from asr.scoring.report.comparison import Comparison, compare_systems, match_utterances, pair_tables
 from asr.scoring.report.results import Results, read_results
@@ -34,13 +35,24 @@ class Report:
     remarks: list[str]
 
 
-def make_report(folder: str | Path, other: str | Path | None = None, by: str = "utterance") -> Report:
+def make_report(
+    folder: str | Path,
+    other: str | Path | None = None,
+    by: str = "utterance",
+    normaliser: Normaliser | None = None,
+) -> Report:
     """Read one or two result folders and compute their report.
+
+    Args:
+        by: what the bootstrap draws, utterance or speaker.
+        normaliser: what references and hypotheses are brought to before they are compared.
 
     Raises:
         UserError: a folder cannot be read, or the two do not hold the same utterances.
     """
     results = [read_results(path) for path in (folder, other) if path is not None]
+    if normaliser:
+        results = [_normalised(item, normaliser) for item in results]
     pairs, remarks = pair_tables(*results) if other is not None else ([], [])
     # Matched before anything is counted: a mismatch should not take time to be found.
     folders = (str(folder), str(other))
@@ -63,6 +75,21 @@ def make_report(folder: str | Path, other: str | Path | None = None, by: str = "
         for first, second in matched
     ]
     return Report(by, systems, comparisons, remarks)
+
+
+def _normalised(results: Results, normaliser: Normaliser) -> Results:
+    tables = [
+        replace(
+            table,
+            utterances=[
+                replace(item, ref=normaliser.apply(item.ref), hyp=normaliser.apply(item.hyp))
+                for item in table.utterances
+            ],
+        )
+        for table in results.tables
+    ]
+    scored = {table.split: str(normaliser) for table in tables}
+    return Results(results.folder, {**results.about, "scored": scored}, tables)
 
 
 def _names(results: list[Results]) -> list[str]:

@@ -45,6 +45,8 @@ def about(system: System) -> list[tuple[str, str]]:
         }
         weights = [f"{name} {known[field]}" for field, name in named.items() if field in known]
         lines.append(("LM", ", ".join([*weights, how])))
+    if isinstance(scored := known.get("scored"), dict):
+        lines.append(("scored", "; ".join(f"{split} {how}" for split, how in scored.items())))
     lines.append(("command", str(known.get("command", ""))))
     return [(name, value) for name, value in lines if value]
 
@@ -58,7 +60,14 @@ def interval_text(ci95: tuple[float, float], signed: bool = False) -> str:
 def lm_text(lm: str | tuple[str, str]) -> str:
     """How an LM is called in a heading."""
     names = [lm] if isinstance(lm, str) else list(dict.fromkeys(lm))
-    return " against ".join("no LM" if name == "none" else f"LM {name}" for name in names)
+    return " against ".join(_lm_text(name) for name in names)
+
+
+def _lm_text(name: str) -> str:
+    without, _, more = name.partition("none+")
+    if not without and more:  # beam search without an LM
+        return f"no LM, {more}"
+    return "no LM" if name == "none" else f"LM {name}"
 
 
 def sentences(item: Comparison, names: tuple[str, str]) -> list[str]:

@@ -26,8 +26,9 @@ from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.decoding.alignment import best_path, words_on_path
 from asr.decoding.beam import BeamDecoder
+from asr.decoding.hotwords import Hotword
 from asr.decoding.live import BeamWords, GreedyWords, Heard, Pauses, Session, paced, show
-from asr.decoding.weights import Weights
+from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError
 from asr.lm.build import estimate
 from asr.model.config import ModelConfig
@@ -269,6 +270,13 @@ def test_with_an_lm_a_stream_says_what_the_search_over_the_whole_finds(checkpoin
     decoder = BeamDecoder(lm, tokenizer)
     expected = tokenizer.decode(decoder.decode(log_probs[0].detach().numpy(), Weights(0.5, 1.0, 2.0)))
     assert expected and capsys.readouterr().out == expected + "\n"
+    # Hotwords, in place of the LM.
+    (tmp_path / "words").write_text("a hat\t9\n")
+    command = ["--checkpoint", str(path), "--device", "cpu", "--words", str(tmp_path / "words")]
+    decode.main([*command, "--stream", str(recording), "--pause", "0"])
+    decoder = BeamDecoder(None, tokenizer, hotwords=[Hotword("A HAT", 9.0)])
+    expected = tokenizer.decode(decoder.decode(log_probs[0].detach().numpy(), GREEDY))
+    assert "A HAT" in expected and capsys.readouterr().out == expected + "\n"
 
 
 def test_splits_are_decoded_in_chunks(checkpoint, corpus, tmp_path):

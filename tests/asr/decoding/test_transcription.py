@@ -171,7 +171,7 @@ def test_posteriors_of_a_long_recording_are_dropped_as_they_are_decoded(tokenize
     silence[:, 0] = -1e-3
     tracemalloc.start()
     try:
-        assert decoder([(silence.copy() for _ in range(parts))], 20.0 * parts) == [("", [])]
+        assert decoder([(silence.copy() for _ in range(parts))], 20.0 * parts) == [("", [], ())]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -77,7 +77,7 @@ def internal(transducer: Transducer, classes: tuple[int, ...]) -> float:
 
 def word_scores(words: WordModel, text: list[str], weights: Weights) -> float:
     """Of a text's words and its end, by the LM itself."""
-    state, total = words.start(), 0.0
+    state, total = words.start().lm, 0.0
     for word in text:
         after = kenlm.State()
         total += weights.of_word(words.model.BaseScore(state, word, after), word not in words.words[:-2])
@@ -90,13 +90,15 @@ def word_scores(words: WordModel, text: list[str], weights: Weights) -> float:
 def test_without_pruning_it_is_the_exhaustive_search(seed, frames, expansions, blank, ilm_weight):
     transducer, [x] = make(2, seed, blank), noise(frames, seed=seed)
     weights = Weights(0.0, 0.0, 0.0, ilm_weight)
-    [found] = TransducerSearch(transducer, expansions=expansions, **EVERYTHING).n_best([x], weights)
+    [found] = TransducerSearch(transducer, expansions=expansions, **EVERYTHING).find([x], weights)
     wanted = {
         classes: all_ways(transducer, torch.from_numpy(x), classes, expansions)
         for count in range(frames * expansions + 1)
         for classes in itertools.product((1, 2), repeat=count)
     }
-    assert {tuple(item.said.classes): item.transducer for item in found} == pytest.approx(wanted, abs=1e-9)
+    assert {tuple(item.said.classes): item.parts.acoustic for item in found} == pytest.approx(
+        wanted, abs=1e-9
+    )
     scores = {classes: p - ilm_weight * internal(transducer, classes) for classes, p in wanted.items()}
     assert {tuple(item.said.classes): item.score for item in found} == pytest.approx(scores, abs=1e-9)
     assert found == sorted(found, key=lambda item: -item.score)
@@ -107,7 +109,7 @@ def test_without_pruning_it_is_the_exhaustive_search(seed, frames, expansions, b
 def test_words_are_scored_as_the_lm_does(words, tokenizer, seed, lm_weight, word_score, penalty, ilm_weight):
     transducer, [x] = make(tokenizer.pieces, seed), noise(2, seed=seed)
     weights = Weights(lm_weight, word_score, penalty, ilm_weight)
-    [found] = TransducerSearch(transducer, words, expansions=2, **EVERYTHING).n_best([x], weights)
+    [found] = TransducerSearch(transducer, words, expansions=2, **EVERYTHING).find([x], weights)
     text = [piece for piece, spoken in enumerate(tokenizer.spoken()) if spoken is not None]
     sequences = [pieces for n in range(5) for pieces in itertools.product(text, repeat=n)]
     wanted = {
@@ -121,7 +123,7 @@ def test_words_are_scored_as_the_lm_does(words, tokenizer, seed, lm_weight, word
 
 def test_with_room_enough_on_a_frame_it_is_the_loss():
     transducer, [x] = make(3), noise(3)
-    [found] = TransducerSearch(transducer, expansions=3, **EVERYTHING).n_best([x], Weights(0, 0, 0))
+    [found] = TransducerSearch(transducer, expansions=3, **EVERYTHING).find([x], Weights(0, 0, 0))
     for item in found:
         if len(item.said.classes) <= 3:
             loss = transducer.loss(
@@ -130,7 +132,7 @@ def test_with_room_enough_on_a_frame_it_is_the_loss():
                 torch.tensor([item.said.classes], dtype=torch.long),
                 torch.tensor([len(item.said.classes)]),
             )
-            assert item.transducer == pytest.approx(-loss.item(), abs=1e-9)
+            assert item.parts.acoustic == pytest.approx(-loss.item(), abs=1e-9)
 
 
 @settings(max_examples=15, deadline=None)
@@ -139,8 +141,8 @@ def test_batch_mates_change_nothing(words, tokenizer, seed, beam, lengths):
     transducer, frames = make(tokenizer.pieces, seed, blank=4.0), noise(*lengths, seed=seed)
     search = TransducerSearch(transducer, words, beam)
     weights = Weights(0.5, 0.5, 2.0, 0.2)
-    together = search.n_best(frames, weights)
-    alone = [search.n_best([item], weights)[0] for item in frames]
+    together = search.find(frames, weights)
+    alone = [search.find([item], weights)[0] for item in frames]
     for several, single in zip(together, alone, strict=True):
         assert [item.said.classes for item in several] == [item.said.classes for item in single]
         assert [item.said.frames for item in several] == [item.said.frames for item in single]
@@ -151,12 +153,12 @@ def test_batch_mates_change_nothing(words, tokenizer, seed, beam, lengths):
 @given(st.integers(0, 99), st.integers(1, 8))
 def test_no_two_in_the_beam_have_the_same_pieces_and_none_is_overrated(seed, beam):
     transducer, [x] = make(3, seed, blank=1.0), noise(5, seed=seed)
-    [found] = TransducerSearch(transducer, beam=beam, expansions=2).n_best([x], Weights(0, 0, 0))
+    [found] = TransducerSearch(transducer, beam=beam, expansions=2).find([x], Weights(0, 0, 0))
     pieces = [tuple(item.said.classes) for item in found]
     assert len(set(pieces)) == len(pieces) <= beam
     for item in found:
         whole = all_ways(transducer, torch.from_numpy(x), tuple(item.said.classes), 2)
-        assert item.transducer <= whole + 1e-9
+        assert item.parts.acoustic <= whole + 1e-9
 
 
 def test_a_wider_beam_finds_what_greedy_does_not():
@@ -165,10 +167,10 @@ def test_a_wider_beam_finds_what_greedy_does_not():
     for seed in range(10):
         transducer, [x] = make(4, seed, blank=1.0), noise(5, seed=seed)
         [greedy] = transducer_greedy(transducer, torch.from_numpy(x)[None], torch.tensor([5]))
-        [found] = TransducerSearch(transducer, beam=50).n_best([x], Weights(0, 0, 0))
+        [found] = TransducerSearch(transducer, beam=50).find([x], Weights(0, 0, 0))
         by_greedy = all_ways(transducer, torch.from_numpy(x), tuple(greedy.classes), 3)
-        assert found[0].transducer >= by_greedy - 1e-9
-        better += found[0].transducer > by_greedy + 1e-6
+        assert found[0].parts.acoustic >= by_greedy - 1e-9
+        better += found[0].parts.acoustic > by_greedy + 1e-6
     assert better
 
 
@@ -190,7 +192,7 @@ def test_ctc_counts_by_all_alignments():
     torch.manual_seed(1)
     head = CTCHead(DIM, 3).double().eval()
     search = TransducerSearch(transducer, beam=20, ctc=head, ctc_weight=0.7)
-    [found] = search.n_best([x], Weights(0, 0, 0))
+    [found] = search.find([x], Weights(0, 0, 0))
     log_probs = head(torch.from_numpy(x)[None])[0]
     paths: dict[tuple[int, ...], list] = {}
     for path in itertools.product(range(4), repeat=4):
@@ -199,7 +201,7 @@ def test_ctc_counts_by_all_alignments():
     for item in found:
         pieces = tuple(item.said.classes)
         ctc = torch.stack(paths[pieces]).logsumexp(0).item() if pieces in paths else -math.inf
-        assert item.score == pytest.approx(item.transducer + 0.7 * ctc, abs=1e-9)
+        assert item.score == pytest.approx(item.parts.acoustic + 0.7 * ctc, abs=1e-9)
     assert found == sorted(found, key=lambda item: -item.score)
     [none] = ctc_log_likelihoods(log_probs[:1], [[1, 1, 1]])
     assert none == -math.inf

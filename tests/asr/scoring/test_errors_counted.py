@@ -9,6 +9,7 @@ from asr.scoring.errors import (
     align,
     character_errors,
     count_errors,
+    oracle_word_error_rate,
     score,
     sum_errors,
     word_error_rate,
@@ -91,3 +92,12 @@ def test_blanks_do_not_count():
 def test_trn_is_what_sclite_reads(tmp_path):
     write_trn(tmp_path / "x.trn", ["1-2-3", "4"], ["HELLO WORLD", ""])
     assert (tmp_path / "x.trn").read_text() == "HELLO WORLD (1-2-3)\n (4)\n"
+
+
+def test_the_oracle_takes_the_best_of_each_list():
+    references = ["A B C D", "E F"]
+    lists = [["A X C", "A B C", "X"], ["E F G"]]
+    assert oracle_word_error_rate(references, lists) == pytest.approx(100 * 2 / 6)
+    assert oracle_word_error_rate(references, [several[:1] for several in lists]) == pytest.approx(
+        word_error_rate(references, [several[0] for several in lists])
+    )
