@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -28,9 +29,9 @@ def ignore_interrupts(_worker: int = 0) -> None:
 def start_worker() -> None:
     """Leave Ctrl-C to the parent, use one thread, and end when the parent does."""
     ignore_interrupts()
-    import torch  # here, as counting CPUs need not wait for it
-
-    torch.set_num_threads(1)  # the pool is the parallelism
+    os.environ["OMP_NUM_THREADS"] = "1"  # the pool is the parallelism, should this process import PyTorch
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

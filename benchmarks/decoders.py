@@ -49,7 +49,7 @@ from asr.decoding.tuning import UNTUNED, tune
 from asr.decoding.weights import Weights
 from asr.errors import UserError, run_program
 from asr.lm import files as lm_files
-from asr.model.ctc import BLANK
+from asr.model.classes import BLANK
 from asr.scoring.errors import word_error_rate
 
 Decode = Callable[[np.ndarray], str]

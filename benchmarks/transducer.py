@@ -34,7 +34,7 @@ from asr.decoding.posteriors import compute_encoded
 from asr.decoding.transducer_beam import TransducerSearch
 from asr.decoding.weights import GREEDY
 from asr.errors import UserError, run_program
-from asr.model.ctc import BLANK
+from asr.model.classes import BLANK
 from asr.model.device import add_device_options, autocast, choose_device, choose_dtype
 from asr.model.transducer import CHUNK, Transducer, TransducerConfig
 from asr.processes import resident_gib

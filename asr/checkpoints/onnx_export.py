@@ -35,7 +35,7 @@ from tqdm import tqdm
 from asr.checkpoints.checkpoint import Recipe, load_model
 from asr.errors import UserError, run_program
 from asr.files import atomic_write
-from asr.model.ctc import BLANK
+from asr.model.classes import BLANK
 from asr.model.frames import FFT, HOP, SAMPLE_RATE, WINDOW
 from asr.model.recogniser import Model
 

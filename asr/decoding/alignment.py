@@ -12,11 +12,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torchaudio.functional import forced_align
 
 from asr.data.tokenizer import SPACE, Tokenizer
-from asr.model.ctc import BLANK
+from asr.model.classes import BLANK
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,10 @@ def forced_path(log_probs: np.ndarray, pieces: Sequence[int]) -> CTCPath:
     """
     if not pieces:
         return CTCPath(np.full(len(log_probs), BLANK), log_probs[:, BLANK])
+    # Here: the processes of beam search, which align nothing, do without PyTorch.
+    import torch
+    from torchaudio.functional import forced_align
+
     # Copied: torch warns of arrays that may not be written to.
     path, found = forced_align(torch.tensor(log_probs)[None], torch.tensor([list(pieces)]), blank=BLANK)
     return CTCPath(path[0].numpy(), found[0].numpy())

@@ -4,7 +4,7 @@ from itertools import groupby
 
 from torch import Tensor
 
-from asr.model.ctc import BLANK
+from asr.model.classes import BLANK
 
 
 def greedy(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:

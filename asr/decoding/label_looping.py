@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.attention.base import at_least_fp32
-from asr.model.ctc import BLANK
+from asr.model.classes import BLANK
 from asr.model.transducer import Transducer
 
 WINDOW = 8  # frames looked at in a pass

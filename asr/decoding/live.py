@@ -23,7 +23,8 @@ from torch import Tensor
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.alignment import Word, collapse, forced_path, word_starts, words_of_pieces
 from asr.decoding.weights import Weights
-from asr.model.ctc import BLANK, frames_needed
+from asr.model.classes import BLANK
+from asr.model.ctc import frames_needed
 from asr.model.frames import SAMPLE_RATE
 from asr.model.recogniser import Model
 from asr.model.streaming import CHUNK_SECONDS

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from asr.model.ctc import BLANK
+from asr.model.classes import BLANK
 
 # Seconds. Nothing up to 40 s is cut, so that an utterance is decoded as it is when WER is measured.
 LONGEST = 40.0

@@ -19,7 +19,7 @@ from asr.data.batches import SpeechDataset, collate, make_batches
 from asr.data.manifest import Utterance
 from asr.data.prefetch import prefetch
 from asr.data.tokenizer import Tokenizer
-from asr.model.ctc import BLANK
+from asr.model.classes import BLANK
 from asr.model.long import long_encoded, long_log_probs
 from asr.model.recogniser import Model
 from asr.model.streaming import Stream

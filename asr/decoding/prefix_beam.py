@@ -19,7 +19,7 @@ from asr.decoding.hotwords import Phrases
 from asr.decoding.lexicon import letters_of
 from asr.decoding.weights import Weights
 from asr.decoding.words import log_add
-from asr.model.ctc import BLANK
+from asr.model.classes import BLANK
 
 Prefix = tuple[int, ...]
 # Score of a prefix's words before the last, the state of LM and hotwords after them, and the letters of the

@@ -19,7 +19,7 @@ import numpy as np
 
 from asr.decoding.compiled import EMPTY, compiled, power_of_two, slot_of
 from asr.decoding.lexicon import ROOT, Lexicon, walk
-from asr.model.ctc import BLANK
+from asr.model.classes import BLANK
 
 PIECE_FLOOR = np.exp(-12.0)  # pieces less likely than this in a frame are not tried
 THRESHOLD = np.exp(-14.0)  # prefixes of so much lower a rank than the best are dropped

@@ -32,7 +32,8 @@ from asr.decoding.nbest import Parts, Scored
 from asr.decoding.weights import GREEDY, Weights
 from asr.decoding.words import Reader, Reading, WordModel, log_add
 from asr.errors import UserError
-from asr.model.ctc import BLANK, CTCHead
+from asr.model.classes import BLANK
+from asr.model.ctc import CTCHead
 from asr.model.transducer import Transducer
 
 FLOOR = -12.0  # nats: pieces less likely than this in a frame are not tried

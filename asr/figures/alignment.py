@@ -15,7 +15,8 @@ from asr.data.tokenizer import SPACE, Tokenizer
 from asr.decoding.alignment import Word, best_path, collapse, forced_path, words_on_path
 from asr.decoding.posteriors import log_probs_of
 from asr.errors import UserError
-from asr.model.ctc import BLANK, frames_needed
+from asr.model.classes import BLANK
+from asr.model.ctc import frames_needed
 from asr.model.frames import HOP, SAMPLE_RATE
 from asr.model.frontend import Frontend, FrontendConfig
 from asr.model.recogniser import Model

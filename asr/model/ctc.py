@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asr.model.classes import BLANK
 from asr.model.frames import valid_frames
-
-BLANK = 0
 
 
 class CTCHead(nn.Module):

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from asr.attention.base import at_least_fp32
 from asr.bounds import bounded
-from asr.model.ctc import BLANK
+from asr.model.classes import BLANK
 
 CHUNK = 2**22  # numbers of the joint network's layers, each, that are there at a time: 16 MiB in fp32
 

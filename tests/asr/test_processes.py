@@ -21,12 +21,17 @@ def test_cpus_that_this_process_may_not_use_do_not_count():
 
 
 def test_programs_start_as_many_processes_as_they_have_cpus():
-    parse = "decode.parse_arguments(['--checkpoint', 'x', '--audio', 'y'])"
-    assert printed(f"import decode; print({parse}.jobs)") == "1\n"
+    parse = "options.parse(['--checkpoint', 'x', '--audio', 'y'], '')"
+    assert printed(f"from asr.decoding import options; print({parse}.jobs)") == "1\n"
 
 
 def test_counting_cpus_does_not_wait_for_torch():
     assert printed("import asr.processes, sys; print('torch' in sys.modules)") == "False\n"
+
+
+def test_processes_of_beam_search_do_without_torch():
+    """They run the program's file, and import what they search with."""
+    assert printed("import asr.decoding.beam, decode, sys; print('torch' in sys.modules)") == "False\n"
 
 
 def test_memory_goes_and_its_peak_stays():

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from asr.checkpoints.foreign.configuration import Imported
 from asr.errors import UserError
+from asr.model.classes import BLANK
 from asr.model.conformer import Encoder
-from asr.model.ctc import BLANK
 from asr.model.frames import subsampled
 from asr.model.nemo_frontend import make_frontend
 from asr.model.recogniser import make_heads

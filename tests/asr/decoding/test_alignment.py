@@ -12,7 +12,8 @@ from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.decoding.alignment import CTCPath, best_path, collapse, forced_path, words_on_path
 from asr.decoding.greedy import greedy
 from asr.decoding.pauses import cut_at_pauses
-from asr.model.ctc import BLANK, frames_needed
+from asr.model.classes import BLANK
+from asr.model.ctc import frames_needed
 
 LONGEST = 1000  # frames
 

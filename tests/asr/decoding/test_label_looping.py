@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.decoding.label_looping import transducer_greedy
-from asr.model.ctc import BLANK
+from asr.model.classes import BLANK
 from asr.model.transducer import Transducer, TransducerConfig
 
 DIM, PIECES = 4, 6

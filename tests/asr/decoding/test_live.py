@@ -24,6 +24,7 @@ from asr.checkpoints.export import export
 from asr.data import audio
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer, train_tokenizer
+from asr.decode import let_forget
 from asr.decoding.alignment import best_path, words_on_path
 from asr.decoding.beam import BeamDecoder
 from asr.decoding.hotwords import Hotword
@@ -364,7 +365,7 @@ def test_forgetting_is_an_option_of_decoding(checkpoint, capsys):
         decode.main([*options, "--forget", "0"])
     softmax = Model(ModelConfig("softmax", encoder=EncoderConfig(dim=16, layers=1, heads=2)), 9)
     with pytest.raises(UserError, match=r"--forget 5: this model's attention \(softmax\) does not forget"):
-        decode.let_forget(softmax, 5.0)
+        let_forget(softmax, 5.0)
 
 
 def test_options_of_streams_want_a_stream(checkpoint):

@@ -12,6 +12,7 @@ from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.hotwords import Hotword
 from asr.decoding.nbest import Alternative, Parts, Scored, alternatives
+from asr.decoding.options import parse
 from asr.decoding.weights import Weights
 from asr.errors import UserError
 from asr.lm import build as lm
@@ -169,7 +170,7 @@ def test_what_the_library_refuses(model, data):
 )
 def test_options_that_do_not_go_together(options, message):
     with pytest.raises(UserError, match=message):
-        decode.parse_arguments(["--checkpoint", "x", *options.split()])
+        parse(["--checkpoint", "x", *options.split()], "")
 
 
 def test_a_normaliser_changes_the_scores_and_not_the_transcripts(model, data, tmp_path, capsys):

@@ -8,9 +8,9 @@ from asr.data.batches import SpeechDataset, collate, make_batches
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.posteriors import compute_posteriors, log_probs_of, long_log_probs_of, spread
+from asr.model.classes import BLANK
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
-from asr.model.ctc import BLANK
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 

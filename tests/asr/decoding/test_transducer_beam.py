@@ -16,7 +16,8 @@ from asr.decoding.weights import GREEDY, Weights
 from asr.decoding.words import WordModel
 from asr.errors import UserError
 from asr.lm import build as lm
-from asr.model.ctc import BLANK, CTCHead
+from asr.model.classes import BLANK
+from asr.model.ctc import CTCHead
 from asr.model.transducer import Transducer, TransducerConfig
 
 DIM = 4

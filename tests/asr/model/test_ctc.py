@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from asr.decoding.greedy import greedy
-from asr.model.ctc import BLANK, CTCHead, frames_needed
+from asr.model.classes import BLANK
+from asr.model.ctc import CTCHead, frames_needed
 
 
 def collapse(path) -> list[int]:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from asr.attention import ATTENTIONS
 from asr.decoding.label_looping import transducer_greedy
+from asr.model.classes import BLANK
 from asr.model.config import ModelConfig
 from asr.model.conformer import Encoder
-from asr.model.ctc import BLANK
 from asr.model.recogniser import make_heads
 from asr.model.transducer import Transducer, TransducerConfig, lattice_loss
 

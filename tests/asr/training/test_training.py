@@ -13,6 +13,7 @@ from asr.checkpoints.export import export
 from asr.data.batches import Batch, TrainingSampler
 from asr.data.manifest import read_manifest, write_manifest
 from asr.data.tokenizer import Tokenizer, train_tokenizer
+from asr.decoding.options import parse
 from asr.errors import UserError
 from asr.files import locked
 from asr.lm import build as lm
@@ -459,7 +460,7 @@ class TestHeads:
     def test_options_of_the_search_that_cannot_be_are_refused(self, options, message):
         data = ["--data", "d", "--splits", "test", "--out", "o", "--lm", "lm.bin"]
         with pytest.raises(UserError, match=f"^{message}"):
-            decode.parse_arguments(["--checkpoint", "x", *data, *options])
+            parse(["--checkpoint", "x", *data, *options], "")
 
     def test_a_head_that_is_not_there_is_refused(self, run, corpus, tmp_path):
         path = run() / "checkpoints" / "last.ckpt"
