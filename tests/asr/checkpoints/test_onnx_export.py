@@ -60,6 +60,8 @@ def test_the_graph_is_the_model(case):
     model, recipe = build(*case)
     data = to_onnx(model, recipe)
     assert largest_difference(data, model) < CLOSE
+    # ONNX Runtime 1.28 has none in fp64, and sherpa-onnx 2.0.1 brings that one.
+    assert "Cos" not in {node.op_type for node in onnx.load_from_string(data).graph.node}
 
     # At lengths that are in no list, and whatever stands in the padding.
     features = torch.randn(4, 333, 20)
