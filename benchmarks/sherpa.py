@@ -3,21 +3,22 @@
 In an environment of its own:
 
     uv venv sherpa && uv pip install --python sherpa/bin/python --constraint constraints.txt \\
-        sherpa-onnx==2.0.1 kaldi-native-fbank==1.22.4 -e '.[onnx]'
-    sherpa/bin/python benchmarks/sherpa.py          # random models: each mechanism, 8x frames, durations
+        sherpa-onnx==2.0.1 kaldi-native-fbank==1.23.0 -e '.[onnx]'
+    sherpa/bin/python benchmarks/sherpa.py          # random models of all mechanisms and more; or names
+    sherpa/bin/python benchmarks/sherpa.py mala softmax-8x-durations --audio a.wav b.wav
     sherpa/bin/python benchmarks/sherpa.py --model MODEL --audio a.wav b.wav        # a trained one
 
 Each is exported, in a process of its own (sherpa-onnx brings another ONNX Runtime), and loaded by
-sherpa_onnx.OfflineRecognizer. Columns: how many texts of sherpa-onnx, with the times of their pieces, are ours
-on the same features, and on ours, which is what decode.py says. Its features (kaldi-native-fbank's, made again
-here) are not quite NeMo's: a Povey window whose middle is 5 ms later, mel filters to 7.6 kHz. Random models
-hear that; ones that have learnt to transcribe should not.
+sherpa_onnx.OfflineRecognizer. Columns: how many of its texts, with the times of their pieces, are ours on the
+same features, and on ours, which is what decode.py says; letters of all. Its features (kaldi-native-fbank's,
+made again here) are not quite NeMo's: a Povey window whose middle is 5 ms later, and mel filters to 7.6 kHz.
+Random models hear that; ones that have learnt to transcribe should not.
 """
 
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import kaldi_native_fbank
@@ -44,10 +45,12 @@ from asr.model.recogniser import Model
 from asr.model.transducer import TransducerConfig
 
 ENCODER = EncoderConfig(dim=32, layers=2, heads=4, kernel=5)
-FAST = EncoderConfig(dim=32, layers=2, heads=4, kernel=5, subsampling=SubsamplingConfig("depthwise", 8, 16))
+FAST = replace(ENCODER, subsampling=SubsamplingConfig("depthwise", 8, 16))
 # sherpa-onnx says so many pieces on a frame at most.
 PLAIN = TransducerConfig(hidden=16, joint=16, most=10)
-WITH_DURATIONS = TransducerConfig(hidden=16, joint=16, most=5, durations=(0, 1, 2, 3, 4), layers=2)
+WITH_DURATIONS = replace(PLAIN, most=5, durations=(0, 1, 2, 3, 4), layers=2)
+CASES = {name: (name, ENCODER, PLAIN) for name in ATTENTIONS}
+CASES |= {"softmax-8x": ("softmax", FAST, PLAIN), "softmax-8x-durations": ("softmax", FAST, WITH_DURATIONS)}
 SECONDS = (1, 2, 3, 5, 8, 13)
 
 Said = tuple[str, list[float]]  # a text, and the times of its pieces in seconds
@@ -56,45 +59,41 @@ Said = tuple[str, list[float]]  # a text, and the times of its pieces in seconds
 def main() -> None:
     """Parse the command line and print the table."""
     parser = make_parser(__doc__)
-    parser.add_argument("--model", type=Path, help="a checkpoint, exported folder or .nemo file")
+    parser.add_argument("models", nargs="*", help=f"random ones, of {', '.join(CASES)} (default: all)")
+    parser.add_argument(
+        "--model", type=Path, help="a checkpoint, exported folder or .nemo file in their place"
+    )
     parser.add_argument("--audio", nargs="+", type=Path, help="recordings (default: noise of 1 to 13 s)")
     args = parser.parse_args()
+    if unknown := set(args.models) - set(CASES):
+        raise UserError(f"{' '.join(unknown)}: choose of {', '.join(CASES)}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        paths = args.audio or make_recordings(folder, SECONDS)
-        waveforms = [audio.load(path) for path in paths]
-        models = [(args.model.name, args.model)] if args.model else random_models(folder)
-        print(
-            f"sherpa-onnx {sherpa_onnx.__version__}\n{'':24}  its features  our features  pieces", flush=True
-        )
-        for name, path in models:
+        waveforms = [audio.load(path) for path in args.audio or make_recordings(folder, SECONDS)]
+        print(f"sherpa-onnx {sherpa_onnx.__version__}")
+        print(f"{'':24}  its features  our features  letters", flush=True)
+        for name in [args.model.name] if args.model else args.models or CASES:
+            path = args.model or random_model(name, folder / "models" / name)
             print(f"{name:24}{compare(path, waveforms, folder / 'graphs' / name)}", flush=True)
 
 
-def random_models(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Exported folders of random models with NeMo's features, and their names."""
+def random_model(name: str, out: Path) -> Path:
+    """Write an exported folder of a random model with NeMo's features."""
+    attention, encoder, transducer = CASES[name]
     tokenizer = Tokenizer(train_benchmark_tokenizer())
-    cases = [(name, name, ENCODER, PLAIN) for name in ATTENTIONS]
-    cases += [
-        ("softmax-8x", "softmax", FAST, PLAIN),
-        ("softmax-8x-durations", "softmax", FAST, WITH_DURATIONS),
-    ]
-    for name, attention, encoder, transducer in cases:
-        config = ModelConfig(
-            attention,
-            encoder=encoder,
-            frontend=FrontendConfig(kind="nemo"),
-            head="transducer",
-            transducer=transducer,
-        )
-        torch.manual_seed(0)
-        model = Model(config, tokenizer.pieces)
-        with torch.no_grad():
-            for value in model.transducer.parameters():
-                value *= 4  # so that pieces change
-            model.transducer.joint.project.bias[BLANK] += 4  # and blanks come
-        write_folder(folder / name, config, tokenizer, model.state_dict(), False, (0, 0.0), "", [])
-        yield name, folder / name
+    frontend = FrontendConfig(kind="nemo")
+    config = ModelConfig(
+        attention, encoder=encoder, frontend=frontend, head="transducer", transducer=transducer
+    )
+    torch.manual_seed(0)
+    model = Model(config, tokenizer.pieces)
+    with torch.no_grad():
+        for value in model.transducer.parameters():
+            value *= 4  # so that pieces change
+        model.transducer.joint.project.bias[BLANK] += 4  # and blanks come
+    out.parent.mkdir(exist_ok=True)
+    write_folder(out, config, tokenizer, model.state_dict(), False, (0, 0.0), "")
+    return out
 
 
 def compare(path: Path, waveforms: list[Tensor], out: Path) -> str:
@@ -113,7 +112,7 @@ def compare(path: Path, waveforms: list[Tensor], out: Path) -> str:
         ours = [decode(model, recipe, features(model, waveform)) for waveform in waveforms]
         same = sum(said(recipe, a) == b for a, b in zip(ours, theirs, strict=True))
         columns += f"{f'{same} of {len(theirs)}':>14}"
-    return f"{columns}  {sum(len(times) for _, times in theirs):6}"
+    return f"{columns}  {sum(len(text) for text, _ in theirs):7}"
 
 
 def by_sherpa(folder: Path, waveforms: list[Tensor]) -> list[Said]:
