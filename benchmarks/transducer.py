@@ -17,7 +17,6 @@ for blanks that leaves a piece to four frames, as speech has.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import time
@@ -84,9 +83,7 @@ def compare_losses(args: argparse.Namespace) -> None:
     print(f"{'':40}  peak MiB  seconds  loss")
     for way in WAYS:
         command = [sys.executable, *sys.argv, "--way", way]
-        # What is freed goes back at once: else the peak would be of malloc's holes as well.
-        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         print(done.stdout.strip() or f"{WAYS[way]:40}  failed: {done.stderr.strip().splitlines()[-1]}")
 
 
