@@ -378,8 +378,8 @@ def huggingface_original(case: Case, tokenizer: bytes, folder: Path) -> Original
     return Original(save, log_probs, texts)
 
 
-def compare(name: str, case: Case, recordings: Sequence[Path], tokenizer: bytes) -> str:
-    """A row of the table."""
+def compare(name: str, case: Case, recordings: Sequence[Path], tokenizer: bytes) -> tuple[str, str]:
+    """What the last two columns are, and a row of the table."""
     waveforms = [_read(path) for path in recordings]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -392,7 +392,8 @@ def compare(name: str, case: Case, recordings: Sequence[Path], tokenizer: bytes)
         model, recipe = build_model(read_folder(folder / "ours"), folder)
         parameters = sum(p.numel() for p in model.parameters()) / 1e6
         if original.path:
-            return f"{name:28}{parameters:6.2f}" + transducer_cells(original, model, recipe, recordings)
+            cells = transducer_cells(original, model, recipe, recordings)
+            return "texts alone and in a batch", f"{name:28}{parameters:6.2f}{cells}"
 
         @torch.inference_mode()
         def ours(waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -417,7 +418,10 @@ def compare(name: str, case: Case, recordings: Sequence[Path], tokenizer: bytes)
         same = sum(a == b for a, b in zip(texts, theirs, strict=True))
     numbers = "".join(f"{cell:9.1e}" for cell in cells)
     letters = sum(map(len, theirs))
-    return f"{name:28}{parameters:6.2f}{numbers}   {same} of {len(theirs)} ({letters} letters)"
+    return (
+        " batch   texts",
+        f"{name:28}{parameters:6.2f}{numbers}   {same} of {len(theirs)} ({letters} letters)",
+    )
 
 
 @torch.inference_mode()
@@ -517,11 +521,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         recordings = sorted(args.audio or make_recordings(Path(folder), args.seconds), key=_seconds)
         lengths = "".join(f"{_seconds(path):7.4g} s" for path in recordings)
-        print(f"{'':28}{'M':>6}{lengths}    batch   texts", flush=True)
+        before = None
         for name in args.models or CASES:
             started = time.process_time()
             with contextlib.redirect_stdout(None):
-                row = compare(name, CASES[name], recordings, tokenizer)
+                columns, row = compare(name, CASES[name], recordings, tokenizer)
+            if columns != before:
+                print(f"{'':28}{'M':>6}{lengths}   {columns}", flush=True)
+            before = columns
             print(f"{row}  {time.process_time() - started:.0f} CPU s", flush=True)
 
 

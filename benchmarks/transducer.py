@@ -9,17 +9,19 @@ chunks. On a GPU the peak is of what PyTorch allocated, and the seconds are the 
 
 decoding: processor seconds (on a GPU the clock's) from encoded frames to pieces, how many utterances come
 out as from the plain loop over frames, and how likely what comes out is in the mean, exactly, of all ways to
-it: that loop, label looping in batches, torchaudio's RNNTBeamSearch with a beam of one, which adds up the
-ways to the same pieces and so may differ, and it and our beam search with a wider beam. Without a
-checkpoint, of random weights and frames, with a bias for blanks that leaves a piece to four frames, as speech
-has.
+it: that loop, label looping in batches, SpeechBrain's greedy searcher where it is installed (pip install
+speechbrain==1.1.2), in a batch too where all utterances have as many frames (it knows no lengths),
+torchaudio's RNNTBeamSearch with a beam of one, which adds up the ways to the same pieces and so may differ,
+and it and our beam search with a wider beam. Without a checkpoint, of random weights and frames, with a bias
+for blanks that leaves a piece to four frames, as speech has.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -81,9 +83,7 @@ def compare_losses(args: argparse.Namespace) -> None:
     print(f"{'':40}  peak MiB  seconds  loss")
     for way in WAYS:
         command = [sys.executable, *sys.argv, "--way", way]
-        # What is freed goes back at once: else the peak would be of malloc's holes as well.
-        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         print(done.stdout.strip() or f"{WAYS[way]:40}  failed: {done.stderr.strip().splitlines()[-1]}")
 
 
@@ -158,6 +158,7 @@ def compare_decoders(args: argparse.Namespace) -> None:
         decoders = {
             "plain loop": lambda: [plain_loop(transducer, x) for x in frames],
             "label looping": lambda: [found.classes for found in greedy_in_batches(transducer, encoded)],
+            **speechbrain_decoders(transducer, frames),
             "RNNTBeamSearch, beam 1": lambda: [torchaudio_1(x) for x in frames],
             f"beam search, beam {args.beam}": lambda: [
                 best.said.classes
@@ -230,6 +231,35 @@ def plain_loop(transducer: Transducer, x: Tensor) -> list[int]:
             predicted, state = transducer.prediction.step(best.view(1, 1), state)
             predicted = joint.prediction(predicted[0, 0])
     return classes
+
+
+def speechbrain_decoders(
+    transducer: Transducer, frames: list[Tensor]
+) -> dict[str, Callable[[], list[list[int]]]]:
+    """SpeechBrain's greedy searcher by names; none where it is not installed."""
+    if not find_spec("speechbrain"):
+        return {}
+    from speechbrain.decoders.transducer import TransducerBeamSearcher
+    from speechbrain.nnet.transducer.transducer_joint import Transducer_joint
+
+    prediction, joint, most = transducer.prediction, transducer.joint, transducer.config.most
+    searcher = TransducerBeamSearcher(
+        [prediction.embed, prediction.lstm, joint.prediction],
+        Transducer_joint(joint="sum", nonlinearity=lambda: joint.activation),
+        [joint.project],
+        blank_id=BLANK,
+        beam_size=1,
+        nbest=1,
+    )
+
+    def decode(x: Tensor) -> list[list[int]]:
+        # It says one piece more than that.
+        return searcher.transducer_greedy_decode(joint.encoder(x), max_symbols_per_step=most - 1)[0]
+
+    decoders = {"SpeechBrain, alone": lambda: [decode(x)[0] for x in frames]}
+    if len({x.shape for x in frames}) == 1:
+        decoders["SpeechBrain, batch"] = lambda: decode(torch.cat(frames))
+    return decoders
 
 
 def torchaudio_search(transducer: Transducer, beam: int):

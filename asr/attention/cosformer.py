@@ -8,6 +8,7 @@ from torch import Tensor
 
 from asr.attention.base import Frames
 from asr.attention.linear import NormalisedAttention
+from asr.attention.positions import cosine
 
 
 class CosformerAttention(NormalisedAttention):
@@ -32,5 +33,5 @@ class CosformerAttention(NormalisedAttention):
         angle = (math.pi / 2) * torch.minimum(number, length - 1) / length
         angle = angle[:, None, :, None]
         phi = F.relu(q)
-        placed = torch.cat((phi * angle.cos().to(q.dtype), phi * angle.sin().to(q.dtype)), -1)
+        placed = torch.cat((phi * cosine(angle).to(q.dtype), phi * angle.sin().to(q.dtype)), -1)
         return placed, placed

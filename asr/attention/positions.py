@@ -1,5 +1,6 @@
 """Ways to tell attention where a frame stands: rotary, Transformer-XL relative, sinusoids."""
 
+import math
 from collections.abc import Callable
 from functools import lru_cache, wraps
 
@@ -49,7 +50,7 @@ def rotary_table(
     with torch.inference_mode(False):
         position = torch.arange(start, start + n, device=device, dtype=torch.float64)
         angle = torch.outer(position, _frequencies(dim, device))
-        return angle.cos().to(dtype), angle.sin().to(dtype)
+        return cosine(angle).to(dtype), angle.sin().to(dtype)
 
 
 def sinusoids(position: Tensor, dim: int) -> Tensor:
@@ -58,7 +59,7 @@ def sinusoids(position: Tensor, dim: int) -> Tensor:
     Sines in the first half of the dimensions, cosines in the second.
     """
     angle = torch.outer(position.double(), _frequencies(dim, position.device))
-    return torch.cat((angle.sin(), angle.cos()), dim=-1)
+    return torch.cat((angle.sin(), cosine(angle)), dim=-1)
 
 
 def add_sinusoids(x: Tensor, start: int = 0) -> Tensor:
@@ -92,6 +93,11 @@ def relative_shift(scores: Tensor) -> Tensor:
     # One column in front makes every row start one place later when read with one column less.
     padded = torch.nn.functional.pad(scores, (1, 0)).flatten(2)
     return padded[..., n:].view(b, h, n, offsets)[..., : offsets - n + 1]
+
+
+def cosine(angle: Tensor) -> Tensor:
+    """Cosine in fp64, as a sine: ONNX Runtime 1.28, which sherpa-onnx 2.0.1 brings, has no other in fp64."""
+    return (angle.double() + math.pi / 2).sin()
 
 
 def _frequencies(dim: int, device: torch.device) -> Tensor:

@@ -196,10 +196,16 @@ def largest_difference(data: bytes, model: Model, waveforms: bool = False) -> fl
         found, found_lengths = session.run(OUTPUTS, fed)
         if found.shape != wanted.shape or not np.array_equal(found_lengths, wanted_lengths):
             return float("inf")
-        for one, other, n in zip(found, wanted, wanted_lengths, strict=True):
-            difference = np.abs(one[:n] - other[:n]).max()
-            largest = max(largest, float(difference) if np.isfinite(difference) else float("inf"))
+        largest = max(largest, difference_within(found, wanted, wanted_lengths))
     return largest
+
+
+def difference_within(found: np.ndarray, wanted: np.ndarray, lengths: np.ndarray) -> float:
+    """The largest difference of two (B, N, ...) over each one's frames, lengths (B,); infinite for NaN."""
+    differences = [
+        np.abs(one[:n] - other[:n]).max() for one, other, n in zip(found, wanted, lengths, strict=True)
+    ]
+    return float(max(differences)) if np.isfinite(differences).all() else float("inf")
 
 
 def need(*packages: str) -> None:

@@ -6,13 +6,14 @@ distribution, the blank's and the next piece's. They are computed a chunk of fra
 the backward pass (Chen et al., arXiv 1604.06174), so that one chunk is all that is ever there.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from asr.attention.base import at_least_fp32
 from asr.bounds import bounded
@@ -87,25 +88,82 @@ class Transducer(nn.Module):
         """
         encoded = self.joint.encoder(x)
         predicted = self.joint.prediction(self.prediction(targets))
+        following = F.pad(targets, (0, 1))  # after the last piece comes any: it is not looked at
+        choices = torch.stack((torch.full_like(following, BLANK), following), -1)[:, None]
+
+        def choose(encoded: Tensor, predicted: Tensor) -> Tensor:
+            logits = at_least_fp32(self.joint(encoded[:, :, None], predicted[:, None]))
+            chosen = logits.gather(-1, choices.expand(-1, logits.shape[1], -1, -1))
+            return chosen - logits.logsumexp(-1, keepdim=True)
+
         project = self.joint.project
         a_frame = predicted.shape[0] * predicted.shape[1] * max(project.in_features, project.out_features)
-        parts = encoded.split(max(1, chunk // a_frame), dim=1)
-        if len(parts) == 1:
-            return self._choices(encoded, predicted, targets)
-        chosen = [
-            checkpoint(self._choices, part, predicted, targets, use_reentrant=False, preserve_rng_state=False)
-            for part in parts
-        ]
-        blank, piece = zip(*chosen, strict=True)
-        return torch.cat(blank, 1), torch.cat(piece, 1)
-
-    def _choices(self, encoded: Tensor, predicted: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = at_least_fp32(self.joint(encoded[:, :, None], predicted[:, None]))
-        following = F.pad(targets, (0, 1))  # after the last piece comes any: it is not looked at
-        choices = torch.stack((torch.full_like(following, BLANK), following), -1)
-        chosen = logits.gather(-1, choices[:, None].expand(-1, logits.shape[1], -1, -1))
-        chosen = chosen - logits.logsumexp(-1, keepdim=True)
+        frames = max(1, chunk // a_frame)
+        if frames >= x.shape[1]:
+            chosen = choose(encoded, predicted)
+        else:
+            parameters = [p for p in project.parameters() if p.requires_grad]
+            chosen = _InChunks.apply(choose, frames, encoded, predicted, *parameters)
         return chosen[..., 0], chosen[:, :, :-1, 1]
+
+
+class _InChunks(torch.autograd.Function):
+    """``choose`` of a chunk of frames at a time, in the backward pass again, and nothing of it kept between.
+
+    What is kept has its memory before the first chunk. If it were allocated between the chunks, which are
+    large and are freed again, it would leave holes in a CPU's heap into which no next chunk fits.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        choose: Callable[[Tensor, Tensor], Tensor],
+        frames: int,
+        encoded: Tensor,
+        predicted: Tensor,
+        *parameters: nn.Parameter,
+    ) -> Tensor:
+        """encoded (B, T, joint), predicted (B, U + 1, joint), parameters of ``choose``: (B, T, U + 1, 2)."""
+        ctx.choose, ctx.frames, ctx.parameters = choose, frames, parameters
+        ctx.precision = _precision(encoded.device)
+        ctx.save_for_backward(encoded, predicted)
+        shape = *encoded.shape[:2], predicted.shape[1], 2
+        chosen = torch.empty(shape, dtype=_at_least_fp32(encoded), device=encoded.device)
+        with torch.autocast(**ctx.precision):
+            for part, room in zip(encoded.split(frames, 1), chosen.split(frames, 1), strict=True):
+                room.copy_(choose(part, predicted))
+        return chosen
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        encoded, predicted = ctx.saved_tensors
+        of_encoded = torch.empty_like(encoded)
+        of_others = [torch.zeros_like(x, dtype=_at_least_fp32(x)) for x in (predicted, *ctx.parameters)]
+        predicted = predicted.detach().requires_grad_()
+        parts = (x.split(ctx.frames, 1) for x in (encoded, grad, of_encoded))
+        for part, of_chosen, room in zip(*parts, strict=True):
+            part = part.detach().requires_grad_()
+            with torch.enable_grad(), torch.autocast(**ctx.precision):
+                chosen = ctx.choose(part, predicted)
+            inputs = part, predicted, *ctx.parameters
+            of_part, *others = torch.autograd.grad(chosen, inputs, of_chosen)
+            room.copy_(of_part)
+            for total, other in zip(of_others, others, strict=True):
+                total += other
+        of_predicted, *of_parameters = of_others
+        return None, None, of_encoded, of_predicted.to(predicted.dtype), *of_parameters
+
+
+def _precision(device: torch.device) -> dict[str, Any]:
+    """The autocast of here, for a backward pass too; no cache keeps weights cast where gradients are off."""
+    kind = device.type
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    return {"device_type": kind, "dtype": dtype, "enabled": enabled, "cache_enabled": False}
+
+
+def _at_least_fp32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 class Prediction(nn.Module):

@@ -61,7 +61,8 @@ def import_model(path: Path, out: Path, options: ImportOptions | None = None) ->
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if not is_foreign(path):
-        raise UserError(f"{path}: neither a .nemo file nor a folder of Hugging Face's Parakeet-CTC")
+        kinds = "neither a .nemo file, packed or unpacked, nor a folder of Hugging Face's Parakeet-CTC"
+        raise UserError(f"{path}: {kinds}")
     found = _read(path, options)
     imported, tokenizer = found.imported, found.tokenizer
     ours = convert_weights(found.weights, imported, tokenizer.pieces, str(path))

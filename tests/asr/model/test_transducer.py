@@ -1,5 +1,7 @@
 import itertools
 import math
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -192,6 +194,31 @@ def test_nothing_of_the_joint_networks_output_is_kept():
     whole = 200 * 21 * (PIECES + 1)
     assert kept(whole) == [True] and kept(whole // 4) == [False] * 4
     assert len(alive) == 8 and not any(output() is not None for output in alive)  # each twice
+
+
+GROWTH = """
+import torch
+from asr.model.transducer import Transducer, TransducerConfig
+from asr.processes import resident_gib
+
+transducer = Transducer(8, 255, TransducerConfig(hidden=8, joint=8, dropout=0.0))
+
+def step(frames):
+    x, targets = torch.randn(4, frames, 8), torch.randint(1, 256, (4, 30))
+    lengths = torch.full((4,), frames), torch.full((4,), 30)
+    transducer.loss(x, lengths[0], targets, lengths[1], chunk=2**18).sum().backward()
+
+step(20)
+before = resident_gib()
+step(600)
+print(2**10 * (resident_gib(peak=True) - before))
+"""
+
+
+def test_a_cpus_process_does_not_grow_with_the_joint_networks_output():
+    """Of which there are 73 MiB, in chunks of one."""
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 40
 
 
 # With the gate, which has a fourth matrix as relative positions have; inline has its MLP in its place.

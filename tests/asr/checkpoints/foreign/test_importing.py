@@ -405,6 +405,14 @@ def test_a_transducer_whose_blank_is_no_zero_vector_is_refused(tmp_path):
         import_model(path, tmp_path / "ours")
 
 
+def test_what_is_no_other_toolkits_model_is_told_what_would_be_one(tmp_path):
+    (tmp_path / "model.pt").write_text("")
+    with pytest.raises(
+        UserError, match=r"model\.pt: neither a \.nemo file, packed or unpacked, nor a folder"
+    ):
+        import_model(tmp_path / "model.pt", tmp_path / "ours")
+
+
 def test_biases_that_the_configuration_denies_are_refused(tmp_path):
     """NeMo would not load them, and transformers would leave them out."""
     has, says = make_config(**DEPTHWISE), make_config(use_bias=False, **DEPTHWISE)
