@@ -36,9 +36,9 @@ from asr.data import audio
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.label_looping import Hypothesis, transducer_greedy
 from asr.errors import UserError, run_program
+from asr.model.classes import BLANK
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig, SubsamplingConfig
-from asr.model.ctc import BLANK
 from asr.model.frames import HOP, SAMPLE_RATE
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
