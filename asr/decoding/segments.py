@@ -2,7 +2,7 @@
 
 Encoding a recording in one pass (asr/model/long.py) is exact, which is no help where it is longer than what a
 model was trained on, or has several speakers: the features' mean, and linear attention's, are then those of
-all of it (docs/results.md).
+all of it (RESULTS.md).
 """
 
 from collections.abc import Iterable, Iterator

@@ -15,7 +15,7 @@
 #                   downloaded (0.46 GB).
 # --recordings DIR  speech without transcripts to learn from as well: a folder, or a list of paths (.txt).
 # --distil          a second training, in which the whole learns the teacher's last layer. It has raised the word
-#                   error rate a little where it was measured (docs/results.md, "From softmax to linear time").
+#                   error rate a little where it was measured (RESULTS.md, "From softmax to linear time").
 # --transcripts     a last training, with CTC where there are transcripts, which must be the teacher's letters.
 # --lm FILE         n-gram LM (KenLM binary or ARPA) to decode with as well; tuned on dev, for each model.
 # --data DIR        where manifests, the teacher and its results go (default data/linearise).
