@@ -80,8 +80,8 @@ class TrainingConfig:
             attention layers side by side and nothing else, which is cheaper.
         distil_blocks: weight of the relative squared error of the subsampling and of each whole block, given
             the teacher's input to it; for a student of the teacher's dimension and of as many or fewer
-            layers, each of which then stands for several of the teacher's. Alone (with ctc 0) it trains the
-            parts of the encoder side by side, from nothing; the CTC head wants a second training.
+            layers, each of which then stands for several of the teacher's. It goes alone (with ctc 0), and
+            trains the parts of the encoder side by side, from nothing; the CTC head wants a second training.
         distil_masks: whom SpecAugment masks: the student, or both.
         distil_start: weights (the attention starts from those that it has) or nearest (with each head's
             queries scaled and shifted so that each layer's starts nearest to the teacher's; MALA and InLine
@@ -432,6 +432,11 @@ def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
     if not training.uses_transcripts and not training.distils:
         weights = " ".join(f"--training.{head} 0" for head in model.heads)
         raise UserError(f"{weights}: nothing is left to learn from; --training.teacher gives something")
+    if training.distil_blocks and (training.uses_encoder or training.distil_attention):
+        # Batch norm would take the statistics of two passes.
+        raise UserError(
+            f"--training.distil_blocks {training.distil_blocks}: goes alone; --training.ctc 0, no other loss"
+        )
     if training.chunks and training.distils_layers:
         raise UserError(
             f"--training.chunks {training.chunks}: --training.distil_attention and distil_blocks have the "

@@ -511,6 +511,10 @@ def test_any_sizes_do_for_posteriors(teacher_run):
             "--training.intermediate 0.3: wants",
         ),
         ({"distil_encoder": "-1", "teacher": "x"}, "--training.distil_encoder -1.0: out of range"),
+        (
+            {"distil_blocks": "1", "teacher": "x"},
+            "--training.distil_blocks 1.0: goes alone; --training.ctc 0",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message):
