@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from little_corpus import TEXT
 
 from asr.data.style import style_of
 from asr.data.tokenizer import Tokenizer, train_tokenizer
@@ -19,28 +20,13 @@ from asr.decoding.greedy import greedy
 from asr.decoding.prefix_beam import prefix_beam_search
 from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError
-from asr.lm import build as lm
 from asr.lm import files as lm_files
 
 CLOSED = 50.0
-TEXT = ["THE CAT SAT", "THE CAT RAN", "A DOG SAT", "THE DOG SAT ON THE CAT", "A CAT RAN"] * 10
 
 
 # With words that the LM does not have, and one that has other words' beginnings in it.
 OPEN = ["THE GOAT SAT", "A CATERAN RAN", "THED OG", "TOAD"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer(train_tokenizer(TEXT, 16, "unigram"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lm")
-    (folder / "text.txt").write_text("\n".join(TEXT))
-    lm.estimate([folder / "text.txt"], 3, folder / "lm.bin", estimator="own")
-    return folder / "lm.bin"
 
 
 def posteriors(tokenizer, text: str, hold: int = 3, sure: float = 6.0, seed: int = 0) -> np.ndarray:

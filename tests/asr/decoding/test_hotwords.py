@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.data.tokenizer import SPACE, Tokenizer, train_tokenizer
+from asr.data.tokenizer import SPACE
 from asr.decoding import beam
 from asr.decoding.beam import BeamDecoder, BeamPool
 from asr.decoding.hotwords import BOOST, Hotword, Phrases, read_hotwords
@@ -20,27 +20,12 @@ from asr.decoding.transducer_beam import TransducerSearch
 from asr.decoding.weights import GREEDY, Weights
 from asr.decoding.words import Reader, WordModel
 from asr.errors import UserError
-from asr.lm import build as lm
 from asr.lm import files as lm_files
 from asr.model.transducer import Transducer, TransducerConfig
 
-TEXT = ["THE CAT SAT", "THE CAT RAN", "A DOG SAT", "THE DOG SAT ON THE CAT", "A CAT RAN"] * 10
 WEIGHTS = Weights(0.5, 0.0, 3.0)
 HOTWORDS = (Hotword("GOAT", 5.0), Hotword("THE TOAD", 4.0), Hotword("CAT", 1.0))
 LETTERS = "ABC"
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer(train_tokenizer(TEXT, 16, "unigram"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lm")
-    (folder / "text.txt").write_text("\n".join(TEXT))
-    lm.estimate([folder / "text.txt"], 3, folder / "lm.bin", estimator="own")
-    return folder / "lm.bin"
 
 
 @cache
