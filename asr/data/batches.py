@@ -193,6 +193,14 @@ def collate(items: list[tuple[np.ndarray, Tensor | None, Utterance | Joined]]) -
     )
 
 
+def some_speech(
+    utterances: Sequence[Utterance | Joined], seconds: float, tokenizer: Tokenizer
+) -> SpeechDataset:
+    """About so many seconds of it, evenly from the whole list."""
+    step = max(1, round(sum(item.duration for item in utterances) / seconds))
+    return SpeechDataset(utterances[::step], tokenizer)
+
+
 def _pad(waveforms: Sequence[np.ndarray]) -> Tensor:
     packed = all(waveform.dtype == np.int16 for waveform in waveforms)
     shape = len(waveforms), max(map(len, waveforms))

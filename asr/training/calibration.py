@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from asr.attention import SelfAttention
-from asr.data.batches import SpeechDataset, collate
+from asr.data.batches import collate, some_speech
 from asr.data.joining import Joined
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
@@ -38,8 +38,9 @@ def calibrate(student: Model, taught: Taught) -> tuple[float, float]:
         the mean error of the layers before and after.
     """
     errors = [
-        _nearest(block.attention, x, wanted, taught.valid)
-        for block, (x, wanted) in zip(student.encoder.blocks, taught.attention, strict=True)
+        _nearest(student.get_submodule(name), inputs[0], wanted, taught.valid)
+        for name, (inputs, wanted) in taught.modules.items()
+        if name.endswith(".attention")
     ]
     before, after = zip(*errors, strict=True)
     return sum(before) / len(errors), sum(after) / len(errors)
@@ -75,9 +76,7 @@ def calibrate_on(
     student: Model, teacher: Teacher, utterances: Sequence[Utterance | Joined], tokenizer: Tokenizer
 ) -> str:
     """``calibrate`` on some of the utterances, evenly from the whole list; what it found, in words."""
-    step = max(1, round(sum(item.duration for item in utterances) / SECONDS))
-    dataset = SpeechDataset(utterances[::step], tokenizer)
-    batch = collate([dataset[index] for index in range(len(dataset))])
+    batch = collate([*some_speech(utterances, SECONDS, tokenizer)])
     frontend = student.frontend
     waveforms = as_float(batch.waveforms)
     features = frontend.features(waveforms, batch.lengths)

@@ -78,10 +78,10 @@ class TrainingConfig:
         distil_attention: weight of the relative squared error of each layer's attention, given the teacher's
             input to it; for a student of the teacher's dimension and layers. Alone (with ctc 0) it trains the
             attention layers side by side and nothing else, which is cheaper.
-        distil_blocks: weight of the relative squared error of the subsampling and of each whole block, given
-            the teacher's input to it; for a student of the teacher's dimension and of as many or fewer
-            layers, each of which then stands for several of the teacher's. It goes alone (with ctc 0), and
-            trains the parts of the encoder side by side, from nothing; the CTC head wants a second training.
+        distil_modules: weight of the relative squared error of every module (subsampling, feed-forwards,
+            norms, attention, convolutions, CTC head), given the teacher's input to it; for a student of the
+            teacher's dimension, layers and features that begins from nothing. It goes alone (with ctc 0),
+            and trains all of them side by side; then a second training puts them together.
         distil_masks: whom SpecAugment masks: the student, or both.
         distil_start: weights (the attention starts from those that it has) or nearest (with each head's
             queries scaled and shifted so that each layer's starts nearest to the teacher's; MALA and InLine
@@ -89,7 +89,8 @@ class TrainingConfig:
         consistency: weight of the consistency between two SpecAugment views of each batch (CR-CTC,
             0.2 in its paper); 0 for none. A step then passes the batch twice.
         chunks: for streams: chunks in encoded frames, one of which is drawn for a batch: [4,8,16,32], say. A
-            frame then sees its chunk and what comes before it. []: every batch has the full context.
+            frame then sees its chunk and what comes before it. []: every batch has the full context. With
+            distil_attention alone, the teacher hears in the same chunk; else it has the full context.
         chunk_share: of the batches that go in chunks; the others have the full context.
         intermediate: weight of a second CTC loss, on the middle block (0.3 in its paper); 0 for none.
         variational_noise: deviation of the noise on the transducer's weights while gradients are computed; 0
@@ -133,7 +134,7 @@ class TrainingConfig:
     distil_posteriors: float = 0.0
     distil_encoder: float = 0.0
     distil_attention: float = 0.0
-    distil_blocks: float = 0.0
+    distil_modules: float = 0.0
     distil_masks: Literal["student", "both"] = "student"
     distil_start: Literal["weights", "nearest"] = "weights"
     consistency: float = 0.0
@@ -161,7 +162,7 @@ class TrainingConfig:
     @property
     def distils_layers(self) -> float:
         """The weights of what is learnt layer by layer."""
-        return self.distil_attention + self.distil_blocks
+        return self.distil_attention + self.distil_modules
 
     @property
     def uses_head(self) -> bool:
@@ -359,7 +360,7 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.distil_posteriors": 0 <= training.distil_posteriors < math.inf,
         "--training.distil_encoder": 0 <= training.distil_encoder < math.inf,
         "--training.distil_attention": 0 <= training.distil_attention < math.inf,
-        "--training.distil_blocks": 0 <= training.distil_blocks < math.inf,
+        "--training.distil_modules": 0 <= training.distil_modules < math.inf,
         "--training.consistency": 0 <= training.consistency < math.inf,
         "--training.chunks": all(chunk > 0 for chunk in training.chunks),
         "--training.chunk_share": 0 < training.chunk_share <= 1,
@@ -432,15 +433,15 @@ def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
     if not training.uses_transcripts and not training.distils:
         weights = " ".join(f"--training.{head} 0" for head in model.heads)
         raise UserError(f"{weights}: nothing is left to learn from; --training.teacher gives something")
-    if training.distil_blocks and (training.uses_encoder or training.distil_attention):
+    if training.distil_modules and (training.uses_encoder or training.distil_attention):
         # Batch norm would take the statistics of two passes.
         raise UserError(
-            f"--training.distil_blocks {training.distil_blocks}: goes alone; --training.ctc 0, no other loss"
+            f"--training.distil_modules {training.distil_modules:g}: goes alone, with --training.ctc 0"
         )
-    if training.chunks and training.distils_layers:
+    if training.chunks and training.distils_layers and training.uses_encoder:
         raise UserError(
-            f"--training.chunks {training.chunks}: --training.distil_attention and distil_blocks have the "
-            "full context; train layer by layer first, then the whole model in chunks"
+            f"--training.chunks {training.chunks}: with --training.distil_attention or distil_modules the "
+            "teacher hears in chunks too, with other losses the whole recording; train one after the other"
         )
     if model.head == "hybrid" and training.uses_transcripts:
         for head, weight, other in (
@@ -483,7 +484,7 @@ def _check_frozen(training: TrainingConfig, model: ModelConfig, begun_from: str)
         raise UserError(f"{option}: random weights would stay so; it wants --init")
     if "encoder" in training.freeze and (training.distil_encoder or training.distils_layers):
         raise UserError(
-            f"{option}: --training.distil_encoder, distil_attention and distil_blocks would teach it nothing"
+            f"{option}: --training.distil_encoder, distil_attention and distil_modules would teach it nothing"
         )
     weights = {"ctc": training.ctc + training.distil_posteriors, "transducer": training.transducer}
     if "encoder" in training.freeze and not any(

@@ -1,18 +1,19 @@
-"""Learning from a teacher: its posteriors, its last layer, and layer by layer its attention or its blocks.
+"""Learning from a teacher: its posteriors, its last layer, and each module on what the teacher's hears.
 
 The divergence of posteriors (Hinton et al., arXiv 1503.02531), frame by frame, needs no transcripts. Matching
 attention on the teacher's own inputs is the first step of LoLCATs (arXiv 2410.10254), for language models;
-CALD (arXiv 2410.06846) matches layers of Wav2Vec2. Matching blocks on the teacher's own inputs is blockwise
-distillation (arXiv 1911.13053), here for a student of fewer layers that begins from nothing.
+CALD (arXiv 2410.06846) matches layers of Wav2Vec2. Matching every module so is blockwise distillation (arXiv
+1911.13053) in its finest form: a student that begins from nothing has only shallow things to learn.
 """
 
 import hashlib
 import json
-from itertools import pairwise
+from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asr.attention.base import at_least_fp32
 from asr.checkpoints.checkpoint import check_tokenizer, load_model
@@ -23,6 +24,7 @@ from asr.model.conformer import resolve_size
 from asr.model.frames import valid_frames
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig
+from asr.training.streaming import check_chunks
 
 TINY = 1e-12  # least power of an utterance's attention
 
@@ -32,12 +34,11 @@ class Taught(NamedTuple):
 
     log_probs: Tensor  # (B, N, classes)
     encoded: Tensor  # (B, N, D)
-    attention: list[tuple[Tensor, Tensor]]  # of each layer: its input and output, (B, N, D); if asked for
-    blocks: list[Tensor]  # what goes into the first and comes out of each, (B, N, D); if asked for
+    modules: dict[str, tuple[tuple, Tensor]]  # of those asked for, by name: inputs and output (B, N, ...)
     valid: Tensor  # (B, N) bool
 
     def repeat(self, views: int) -> "Taught":
-        """For a batch that comes so many times; what layers hear, which no view decides, is left as it is."""
+        """For a batch that comes so many times; what modules hear, which no view decides, stays as it is."""
         log_probs, encoded = (x.repeat(views, 1, 1) for x in (self.log_probs, self.encoded))
         return self._replace(log_probs=log_probs, encoded=encoded, valid=self.valid.repeat(views, 1))
 
@@ -58,8 +59,7 @@ class Teacher:
     Args:
         model: put into evaluation mode.
         same_features: whether its front end makes the student's features.
-        attention: whether what goes into and comes out of its attention is kept, which takes memory.
-        blocks: the same of its blocks.
+        modules: names of those whose inputs and outputs are kept, which takes memory.
         digest: changes with weights and configuration.
     """
 
@@ -67,42 +67,38 @@ class Teacher:
         self,
         model: Model,
         same_features: bool,
-        attention: bool = False,
-        blocks: bool = False,
+        modules: Iterable[str] = (),
         digest: str = "",
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.same_features = same_features
         self.digest = digest
-        self._attention: list[tuple[Tensor, Tensor]] = []
-        for block in model.encoder.blocks if attention else []:
-            block.attention.register_forward_hook(
-                lambda _, inputs, output: self._attention.append((inputs[0], output))
-            )
-        self._blocks: list[Tensor] = []
-        if blocks:
-            model.encoder.subsampling.register_forward_hook(
-                lambda _, inputs, output: self._blocks.append(output[0])
-            )
-        for block in model.encoder.blocks if blocks else []:
-            block.register_forward_hook(lambda _, inputs, output: self._blocks.append(output))
+        self._modules: dict[str, tuple[tuple, Tensor]] = {}
+        for name in modules:
+            model.get_submodule(name).register_forward_hook(partial(self._keep, name))
+
+    def _keep(self, name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self._modules[name] = inputs, _frames(output)
 
     @torch.no_grad()
-    def teach(self, waveforms: Tensor, samples: Tensor, features: Tensor, frames: Tensor) -> Taught:
+    def teach(
+        self, waveforms: Tensor, samples: Tensor, features: Tensor, frames: Tensor, chunk: int = 0
+    ) -> Taught:
         """What it makes of a batch.
 
         Args:
             waveforms, samples: (B, S) and lengths (B,), as a student's front end hears them.
             features, frames: (B, T, mels) and lengths (B,) of the student, taken where they are the same.
+            chunk: in which it hears, in encoded frames; 0 for the full context.
         """
         if not self.same_features:
             features, frames = self.model.frontend.features(waveforms, samples)
-        self._attention, self._blocks = [], []
-        encoded, lengths = self.model.encoder(features, frames)
+        self._modules = {}
+        encoded, lengths = self.model.encoder(features, frames, chunk)
         valid = valid_frames(lengths.to(encoded.device, non_blocking=True), encoded.shape[1])
-        attention, self._attention = self._attention, []
-        blocks, self._blocks = self._blocks, []
-        return Taught(self.model.head(encoded), encoded, attention, blocks, valid)
+        log_probs = self.model.head(encoded)
+        modules, self._modules = self._modules, {}
+        return Taught(log_probs, encoded, modules, valid)
 
 
 def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokenizer) -> Teacher | None:
@@ -124,9 +120,9 @@ def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokeni
             f"{option}: its frames are {1000 * found.model.framing.seconds:g} ms long, the student's "
             f"{1000 * student.framing.seconds:g} ms (--encoder.subsampling.factor)"
         )
-    by_layer = ["distil_attention"] if config.distil_attention else []
+    by_layer = [name for name in ("distil_attention", "distil_modules") if getattr(config, name)]
     by_layer += ["distil_start"] if config.distil_start == "nearest" else []
-    wide = by_layer + [name for name in ("distil_encoder", "distil_blocks") if getattr(config, name)]
+    wide = by_layer + (["distil_encoder"] if config.distil_encoder else [])
     if wide and here.dim != there.dim:
         raise UserError(
             f"--training.{wide[0]}: the teacher's dimension is {there.dim}, the student's {here.dim}; only "
@@ -136,29 +132,43 @@ def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokeni
         raise UserError(
             f"--training.{by_layer[0]}: the teacher has {there.layers} layers, the student {here.layers}"
         )
-    if config.distil_blocks and here.layers > there.layers:
-        raise UserError(
-            f"--training.distil_blocks: the teacher has {there.layers} layers, the student {here.layers}"
-        )
     # Running features begin with the mean of the data that each was trained on.
     running = "running" in (student.frontend.normalise, found.model.frontend.normalise)
     same = _features(student) == _features(found.model) and not running
-    if config.distil_masks == "both" and not same:
-        raise UserError("--training.distil_masks both: the teacher's features are not the student's")
-    blocks = config.distil_blocks > 0
-    return Teacher(model, same, attention=bool(by_layer), blocks=blocks, digest=_digest(model, found.model))
+    for name, needed in (
+        ("distil_masks both", config.distil_masks == "both"),
+        ("distil_modules", config.distil_modules),
+    ):
+        if needed and not same:
+            raise UserError(f"--training.{name}: the teacher's features are not the student's")
+    if config.distils_layers:
+        check_chunks(model, config)
+    return Teacher(model, same, modules_to_match(model, config), _digest(model, found.model))
+
+
+def modules_to_match(model: Model, config: TrainingConfig) -> list[str]:
+    """Names of the modules that a student learns on a teacher's own inputs, which both have."""
+    names = []
+    for index, block in enumerate(model.encoder.blocks):
+        if config.distil_modules:
+            parts = [
+                name for name, part in block.named_children() if next(part.parameters(), None) is not None
+            ]
+        else:
+            parts = ["attention"] if config.distil_attention or config.distil_start == "nearest" else []
+        names += [f"encoder.blocks.{index}.{part}" for part in parts]
+    return ["encoder.subsampling", *names, "head"] if config.distil_modules else names
 
 
 def distillation_losses(
-    model: Model, config: TrainingConfig, taught: Taught, output: Output | None, clean: tuple[Tensor, Tensor]
+    model: Model, config: TrainingConfig, taught: Taught, output: Output | None
 ) -> dict[str, Tensor]:
     """Each utterance's losses by their names, (B,), summed over frames; those that have a weight.
 
     Args:
         model: the student.
         taught: what the teacher makes of the batch, or of each view of it.
-        output: what the student makes of it, or of each view of it; not wanted for layers side by side.
-        clean: the student's features (B, T, mels), unmasked, and their lengths (B,).
+        output: what the student makes of it, or of each view of it; not wanted for modules side by side.
     """
     losses = {}
     if output:
@@ -169,10 +179,9 @@ def distillation_losses(
         losses["posteriors"] = divergence(output.log_probs[:, :n], taught.log_probs[:, :n], valid)
     if config.distil_encoder:
         losses["encoder"] = distance(output.x[:, :n], taught.encoded[:, :n], valid)
-    if config.distil_attention:
-        losses["attention"] = attention_error(model, taught)
-    if config.distil_blocks:
-        losses["blocks"] = block_error(model, taught, *clean)
+    for name in ("attention", "modules"):
+        if getattr(config, f"distil_{name}"):
+            losses[name] = module_error(model, taught)
     return losses
 
 
@@ -191,41 +200,19 @@ def distance(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
     return (_squares(found, wanted).mean(-1) * valid).sum(-1)
 
 
-def attention_error(model: Model, taught: Taught) -> Tensor:
-    """Relative error of the student's attention, each layer's on the teacher's input to it: (B,).
+def module_error(model: Model, taught: Taught) -> Tensor:
+    """Relative error of the student's modules, each on the teacher's inputs to it: (B,).
 
-        frames / layers sum_l |A_l(x_l) - y_l|^2 / |y_l|^2
+        frames / M sum_m |f_m(x_m) - y_m|^2 / |y_m|^2
 
-    x_l and y_l are what goes into and comes out of the teacher's attention in layer l; norms are over the
-    valid frames of an utterance. No layer's error reaches another layer.
+    x_m and y_m are what goes into and comes out of the teacher's module m of those M that are taught; norms
+    are over the valid frames of an utterance. No module's error reaches another one.
     """
-    valid, total = taught.valid[: len(taught.attention[0][0])], 0.0
-    for block, (x, wanted) in zip(model.encoder.blocks, taught.attention, strict=True):
-        total = total + layer_error(block.attention(x, valid), wanted, valid)
-    return total * valid.sum(-1) / len(taught.attention)
-
-
-def block_error(model: Model, taught: Taught, features: Tensor, frames: Tensor) -> Tensor:
-    """Relative error of the student's subsampling and of its blocks on the teacher's input to them: (B,).
-
-        frames / (S + 1) (|f(features) - h_0|^2 / |h_0|^2 + sum_s |B_s(h_a(s)) - h_a(s+1)|^2 / |h_a(s+1)|^2)
-
-    h_0 is the teacher's subsampled input and h_l what its layer l gives. Block s of the student's S stands
-    for the teacher's layers a(s) + 1 to a(s + 1), a(s) = s L / S rounded. No error reaches another part.
-
-    Args:
-        features, frames: (B, T, mels) and lengths (B,), the student's.
-    """
-    hidden, blocks = taught.blocks, model.encoder.blocks
-    valid = taught.valid[: len(hidden[0])]
-    found, lengths = model.encoder.subsampling(features, frames.to(features.device, non_blocking=True))
-    n = min(found.shape[1], valid.shape[1])  # edges of features may differ by a frame
-    both = valid[:, :n] & valid_frames(lengths, n)
-    total = layer_error(found[:, :n], hidden[0][:, :n], both)
-    edges = [round(s * (len(hidden) - 1) / len(blocks)) for s in range(len(blocks) + 1)]
-    for block, (a, b) in zip(blocks, pairwise(edges), strict=True):
-        total = total + layer_error(block(hidden[a], valid), hidden[b], valid)
-    return total * valid.sum(-1) / (len(blocks) + 1)
+    total = 0.0
+    for name, (inputs, wanted) in taught.modules.items():
+        valid = taught.valid[: len(wanted)]
+        total = total + layer_error(_frames(model.get_submodule(name)(*inputs)), wanted, valid)
+    return total * valid.sum(-1) / len(taught.modules)
 
 
 def layer_error(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
@@ -233,6 +220,11 @@ def layer_error(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
     error = (_squares(found, wanted).sum(-1) * valid).sum(-1)
     power = (_squares(wanted).sum(-1) * valid).sum(-1).clamp(min=TINY)
     return error / power
+
+
+def _frames(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """Subsampling gives lengths as well."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _squares(x: Tensor, other: Tensor | None = None) -> Tensor:

@@ -57,8 +57,9 @@ def _sums(
     clean = model.frontend.features(waveforms, samples)
     features, lengths = model.frontend.masked(*clean, views)
     output, sums, frames = None, {}, None
+    chunk = draw_chunk(config)
     if config.uses_encoder:
-        x, middle, encoded_lengths = model.encoder.with_middle(features, lengths, draw_chunk(config))
+        x, middle, encoded_lengths = model.encoder.with_middle(features, lengths, chunk)
         valid = valid_frames(encoded_lengths.to(x.device, non_blocking=True), x.shape[1])
         output = Output(model.head(x) if config.uses_head else None, x, valid)
     if config.ctc:
@@ -69,8 +70,9 @@ def _sums(
         sums["transducer"] = model.transducer.loss(x, encoded_lengths, *_targets(batch, views))
     if teacher:
         heard = (features, lengths) if config.distil_masks == "both" else clean
-        taught = teacher.teach(waveforms, samples, *heard)
-        sums |= distillation_losses(model, config, taught, output, clean)
+        # What a whole model learns comes of the full context; what a module learns, of what it hears itself.
+        taught = teacher.teach(waveforms, samples, *heard, chunk=0 if config.uses_encoder else chunk)
+        sums |= distillation_losses(model, config, taught, output)
         frames = taught.valid[: len(batch.ids)].sum()
     sums = {name: losses.view(-1, len(batch.ids)).mean(0) for name, losses in sums.items()}  # over the views
     if config.consistency:

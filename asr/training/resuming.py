@@ -31,7 +31,7 @@ FIXED = (
         "distil_posteriors",
         "distil_encoder",
         "distil_attention",
-        "distil_blocks",
+        "distil_modules",
     ),
     *("distil_masks", "distil_start"),
     *("peak_lr", "warmup", "schedule", "weight_decay", "clip", "average"),

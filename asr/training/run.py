@@ -25,6 +25,7 @@ from asr.training.streaming import check_chunks, set_prior
 from asr.training.task import TrainingTask
 from asr.training.termination import SaveInTime
 from asr.training.trainer import make_trainer, quieten_lightning, where
+from asr.training.unit_streams import unit_streams_on
 from asr.training.warm_up import WarmUp, core_dtype
 
 
@@ -64,6 +65,8 @@ def train(config: Config) -> None:
                 print(line)
     if not before:
         task.origin = origin_of(config.init, config.training.teacher, config.model.attention)
+    if config.training.distil_modules:
+        unit_streams_on(task.teacher.model, data.train, tokenizer)
     if config.training.distil_start == "nearest" and not before:
         found = calibrate_on(task.model, task.teacher, data.train, tokenizer)
         if rank_zero_only.rank == 0:

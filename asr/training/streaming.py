@@ -2,7 +2,7 @@
 
 import torch
 
-from asr.data.batches import SpeechDataset, collate
+from asr.data.batches import collate, some_speech
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
@@ -40,11 +40,9 @@ def set_prior(model: Model, utterances: list[Utterance], tokenizer: Tokenizer) -
     Returns:
         what was done, in words.
     """
-    frontend, step = model.frontend, max(1, round(sum(item.duration for item in utterances) / SECONDS))
-    dataset = SpeechDataset(utterances[::step], tokenizer)
-    frames = []
-    for index in range(len(dataset)):
-        batch = collate([dataset[index]])
+    frontend, frames = model.frontend, []
+    for item in some_speech(utterances, SECONDS, tokenizer):
+        batch = collate([item])
         features = frontend.log_mel(frontend.prepare(as_float(batch.waveforms), batch.lengths))
         frames.append(features[valid_frames(frontend.framing.features(batch.lengths), features.shape[1])])
     found = torch.cat(frames).double()

@@ -206,8 +206,9 @@ def leave_alone(model: Model, config: TrainingConfig) -> None:
         model.requires_grad_(False)
         for block in model.encoder.blocks:
             block.attention.requires_grad_(True)
-        if config.distil_blocks:
+        if config.distil_modules:
             model.encoder.requires_grad_(True)
+            model.head.requires_grad_(True)
         return
     if model.head and not config.uses_head:
         model.head.requires_grad_(False)

@@ -28,7 +28,7 @@ from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 from asr.model.transducer import TransducerConfig
 from asr.training.config import TrainingConfig
-from asr.training.distillation import Teacher
+from asr.training.distillation import Teacher, modules_to_match
 from asr.training.losses import training_loss
 
 ENCODER = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
@@ -71,9 +71,7 @@ def make_teacher(config: TrainingConfig) -> Teacher | None:
         return None
     torch.manual_seed(1)
     model = Model(ModelConfig(config.teacher, encoder=ENCODER, frontend=FRONTEND), pieces=12).double()
-    return Teacher(
-        model, same_features=True, attention=config.distil_attention > 0, blocks=config.distil_blocks > 0
-    )
+    return Teacher(model, same_features=True, modules=modules_to_match(model, config))
 
 
 @contextlib.contextmanager
@@ -141,7 +139,7 @@ TEACHING = {"ctc": 0.5, "distil_posteriors": 1.0, "distil_encoder": 0.1, "distil
         ({"ctc": 0.3, "transducer": 1.0}, []),
         ({"teacher": "softmax", **TEACHING}, []),
         ({"teacher": "softmax", **TEACHING}, [1, 3]),  # all of the second rank's
-        ({"teacher": "softmax", "ctc": 0.0, "distil_blocks": 1.0}, []),
+        ({"teacher": "softmax", "ctc": 0.0, "distil_modules": 1.0}, []),
     ],
     ids=str,
 )

@@ -9,7 +9,8 @@ from asr.model.conformer import EncoderConfig
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 from asr.training.calibration import SCALES, SHIFTS, calibrate, calibrate_on
-from asr.training.distillation import Teacher, attention_error, layer_error
+from asr.training.config import TrainingConfig
+from asr.training.distillation import Teacher, layer_error, module_error, modules_to_match
 
 ENCODER = EncoderConfig(dim=16, layers=3, heads=2, kernel=3, dropout=0.0)
 FRONTEND = FrontendConfig(mels=20)
@@ -20,10 +21,15 @@ def build(attention: str, pieces: int = 12) -> Model:
     return Model(ModelConfig(attention, encoder=ENCODER, frontend=FRONTEND), pieces)
 
 
+def with_attention(teacher: Model) -> Teacher:
+    config = TrainingConfig(teacher="x", distil_attention=1.0)
+    return Teacher(teacher, same_features=True, modules=modules_to_match(teacher, config))
+
+
 def teach(teacher: Model, lengths):
     torch.manual_seed(1)
     batch = torch.randn(len(lengths), max(lengths)), torch.tensor(lengths)
-    return Teacher(teacher, True, True).teach(*batch, *teacher.frontend.features(*batch))
+    return with_attention(teacher).teach(*batch, *teacher.frontend.features(*batch))
 
 
 def test_no_shift_of_all_heads_of_a_layer_is_better_than_what_is_found():
@@ -35,7 +41,8 @@ def test_no_shift_of_all_heads_of_a_layer_is_better_than_what_is_found():
     before_it = [copy.deepcopy(block.attention.query) for block in student.encoder.blocks]
 
     def error(index: int, query: torch.nn.Linear, shift: float = 0.0) -> float:
-        attention, (x, wanted) = student.encoder.blocks[index].attention, taught.attention[index]
+        attention = student.encoder.blocks[index].attention
+        (x, *_), wanted = taught.modules[f"encoder.blocks.{index}.attention"]
         with torch.no_grad():
             attention.query.load_state_dict(query.state_dict())
             attention.query.bias -= shift
@@ -63,7 +70,7 @@ def test_queries_that_no_shift_makes_short_are_scaled():
     long = copy.deepcopy(student)
     for block in long.encoder.blocks:
         block.attention.query.weight.data *= 16
-    assert after < 0.5 * attention_error(long, taught).sum() / taught.valid.sum()
+    assert after < 0.5 * module_error(long, taught).sum() / taught.valid.sum()
 
 
 def test_what_is_the_teachers_stays_as_it_is():
@@ -78,6 +85,6 @@ def test_some_of_the_utterances_are_enough(corpus):
     tokenizer = Tokenizer.load(str(corpus / "tokenizer.model"))
     teacher, student = (build(name, tokenizer.pieces) for name in ("softmax", "mala"))
     utterances = read_manifest(corpus / "train.jsonl")
-    told = calibrate_on(student.train(), Teacher(teacher, True, True), utterances, tokenizer)
+    told = calibrate_on(student.train(), with_attention(teacher), utterances, tokenizer)
     assert told.startswith("queries scaled and shifted: the attention's relative error starts at ")
     assert student.training and student.frontend.training

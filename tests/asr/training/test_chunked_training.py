@@ -16,7 +16,7 @@ from asr.model.conformer import EncoderConfig
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig, parse_config
-from asr.training.distillation import load_teacher
+from asr.training.distillation import Teacher, load_teacher, modules_to_match
 from asr.training.losses import training_loss
 from asr.training.run import train
 from asr.training.streaming import draw_chunk, validation_chunk
@@ -77,6 +77,33 @@ def test_the_loss_is_that_of_a_chunked_pass(attention):
     assert not {name for name in unused if not name.endswith("key.bias") and "content_bias" not in name}
 
 
+def test_attention_learns_what_the_teachers_gives_in_the_same_chunk():
+    models = []
+    for seed, attention in enumerate(("mala", "softmax")):
+        torch.manual_seed(seed)
+        frontend = FrontendConfig(mels=20, speeds=(1.0,), time_masks=0, frequency_masks=0)
+        encoder = EncoderConfig(dim=16, layers=1, heads=2, kernel=3, dropout=0.0)
+        models.append(Model(ModelConfig(attention, encoder=encoder, frontend=frontend), 12).double().eval())
+    student, teacher = models
+    waveform, n = torch.randn(1, 16_000, dtype=torch.float64), torch.tensor([16_000])
+    x = teacher.encoder.subsampling(*teacher.frontend(waveform, n))[0]
+    valid = torch.ones(x.shape[:2], dtype=torch.bool)
+    ours, theirs = (model.encoder.blocks[0] for model in models)
+    heard = theirs.attention_norm(theirs.before_attention(x))
+    errors = []
+    for chunk in (3, 0):
+        wanted = theirs.attention(heard, valid, chunk)
+        errors.append(((ours.attention(heard, valid, chunk) - wanted).norm() / wanted.norm()).item() ** 2)
+    targets = torch.tensor([[1, 2, 3]])
+    batch = Batch(["a"], waveform, n, targets, torch.tensor([3]), [""])
+    config = TrainingConfig(teacher="x", ctc=0.0, distil_attention=1.0, chunks=[3], chunk_share=1.0)
+    taught_by = Teacher(teacher, same_features=True, modules=modules_to_match(teacher, config))
+    for error, chunks in zip(errors, ([3], []), strict=True):
+        found = training_loss(student, batch, replace(config, chunks=chunks), taught_by)
+        assert found.total.item() == pytest.approx(error, rel=1e-9)
+    assert abs(errors[0] - errors[1]) > 1e-6
+
+
 def test_a_run_in_chunks_streams_and_goes_on(run, corpus, capsys):
     path = run("--training.steps", "2")
     said = capsys.readouterr().out
@@ -123,7 +150,9 @@ def test_what_cannot_go_in_chunks_is_refused(run):
         run("--training.chunks", "[0,4]")
     with pytest.raises(UserError, match=r"--training\.chunk_share 0\.0: out of range"):
         run("--training.chunk_share", "0.0")
-    with pytest.raises(UserError, match=r"--training\.distil_attention and distil_blocks have the"):
+    with pytest.raises(
+        UserError, match=r"--training\.distil_attention or distil_modules the teacher hears in"
+    ):
         run("--training.teacher", "x", "--training.distil_attention", "1")
 
 

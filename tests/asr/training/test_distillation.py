@@ -16,14 +16,14 @@ from asr.model.conformer import EncoderConfig, SubsamplingConfig
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig, parse_config
-from asr.training.distillation import Teacher, distance, divergence, load_teacher
+from asr.training.distillation import Teacher, distance, divergence, load_teacher, modules_to_match
 from asr.training.losses import training_loss
 from asr.training.run import train
 from asr.training.task import TrainingTask, leave_alone
 
 ENCODER = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
 PLAIN = FrontendConfig(mels=20, speeds=(1.0,), time_masks=0, frequency_masks=0)
-WEIGHTS = ("distil_posteriors", "distil_encoder", "distil_attention", "distil_blocks")
+WEIGHTS = ("distil_posteriors", "distil_encoder", "distil_attention")
 
 
 def build(attention: str, seed: int, frontend: FrontendConfig = PLAIN, **sizes) -> Model:
@@ -47,7 +47,7 @@ def make_batch(rows=slice(0, 3), padding: int = 0) -> Batch:
 def losses(student: Model, teacher: Model, batch: Batch, same: bool = True, **options):
     config = TrainingConfig(teacher="x", **{"ctc": 0.0} | options)
     torch.manual_seed(1)
-    taught_by = Teacher(teacher, same, config.distil_attention > 0, config.distil_blocks > 0)
+    taught_by = Teacher(teacher, same, modules_to_match(teacher, config))
     return training_loss(student, batch, config, taught_by)
 
 
@@ -109,24 +109,32 @@ class TestReferences:
             sum(wanted) / sum(frames_of(student, batch.lengths)), rel=1e-9
         )
 
-    @pytest.mark.parametrize(("layers", "ends"), [(3, [1, 2, 3]), (2, [2, 3]), (1, [3])])
-    def test_blocks(self, layers, ends):
-        """A student of fewer layers: each stands for one, two or all three of the teacher's."""
-        student = build("mala", 1, layers=layers).eval()
-        teacher = build("softmax", 2, layers=3).eval()
+    def test_modules(self, pair):
+        student, teacher = pair
         batch, wanted = make_batch(), []
         for waveform, n in zip(batch.waveforms, batch.lengths, strict=True):
             features = student.frontend(waveform[None, :n], torch.tensor([n]))
-            hidden = [teacher.encoder.subsampling(*features)[0]]
-            valid = torch.ones(hidden[0].shape[:2], dtype=torch.bool)
-            for block in teacher.encoder.blocks:
-                hidden.append(block(hidden[-1], valid))
-            pairs = [(student.encoder.subsampling(*features)[0], hidden[0])]
-            for block, start, end in zip(student.encoder.blocks, [0, *ends], ends, strict=False):
-                pairs.append((block(hidden[start], valid), hidden[end]))
-            error = sum(((x - y).norm() / y.norm()).item() ** 2 for x, y in pairs)
-            wanted.append(error / (layers + 1) * valid.shape[1])
-        found = losses(student, teacher, batch, distil_blocks=0.5)
+            x = teacher.encoder.subsampling(*features)[0]
+            pairs = [(student.encoder.subsampling(*features)[0], x)]
+            valid = torch.ones(x.shape[:2], dtype=torch.bool)
+            for ours, theirs in zip(student.encoder.blocks, teacher.encoder.blocks, strict=True):
+                pairs.append((ours.feed_forward1(x), theirs.feed_forward1(x)))
+                x = x + 0.5 * pairs[-1][1]
+                heard = theirs.attention_norm(x)
+                pairs.append((ours.attention_norm(x), heard))
+                pairs.append((ours.attention(heard, valid), theirs.attention(heard, valid)))
+                x = x + pairs[-1][1]
+                pairs.append((ours.convolution(x, valid), theirs.convolution(x, valid)))
+                x = x + pairs[-1][1]
+                pairs.append((ours.feed_forward2(x), theirs.feed_forward2(x)))
+                x = x + 0.5 * pairs[-1][1]
+                pairs.append((ours.norm(x), theirs.norm(x)))
+                x = pairs[-1][1]
+            pairs.append((student.head(x), teacher.head(x)))
+            assert len(pairs) == 14
+            error = sum(((y - z).norm() / z.norm()).item() ** 2 for y, z in pairs)
+            wanted.append(error / len(pairs) * valid.shape[1])
+        found = losses(student, teacher, batch, distil_modules=0.5)
         assert found.utterances.tolist() == pytest.approx([0.5 * x for x in wanted], rel=1e-9)
 
     def test_the_sum_of_all(self, pair):
@@ -138,11 +146,12 @@ class TestReferences:
 
     def test_nothing_is_left_to_learn_from_oneself(self):
         student, teacher = build("mala", 1).eval(), build("mala", 1).eval()
-        found = losses(student, teacher, make_batch(), **dict.fromkeys(WEIGHTS, 1.0))
-        assert abs(found.total.item()) < 1e-12
+        for options in (dict.fromkeys(WEIGHTS, 1.0), {"distil_modules": 1.0}):
+            found = losses(student, teacher, make_batch(), **options)
+            assert abs(found.total.item()) < 1e-12
 
 
-@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("weight", [*WEIGHTS, "distil_modules"])
 @pytest.mark.parametrize("attention", ["mala", "softmax", "mala,softmax"])
 def test_padding_and_batch_mates_change_nothing(weight, attention):
     student, teacher = build(attention, 1).eval(), build("softmax", 2)
@@ -163,7 +172,9 @@ def test_padding_of_posteriors_and_frames_is_left_out():
 
 
 @pytest.mark.parametrize(
-    "options", [{name: 1.0} for name in WEIGHTS] + [dict.fromkeys(WEIGHTS, 1.0)], ids=str
+    "options",
+    [{name: 1.0} for name in (*WEIGHTS, "distil_modules")] + [dict.fromkeys(WEIGHTS, 1.0)],
+    ids=str,
 )
 def test_gradients_reach_the_student_alone(options):
     student, teacher = build("mala", 1).train(), build("softmax", 2)
@@ -183,7 +194,7 @@ def test_gradients_reach_the_student_alone(options):
         assert any("feed_forward" in name for name in learnt)
 
 
-@pytest.mark.parametrize("weight", ["distil_attention", "distil_blocks"])
+@pytest.mark.parametrize("weight", ["distil_attention", "distil_modules"])
 def test_layers_side_by_side_leave_the_students_own_forward_out(monkeypatch, weight):
     student, teacher = build("mala", 1).train(), build("softmax", 2)
     monkeypatch.setattr(student.encoder, "with_middle", None)
@@ -465,13 +476,18 @@ def test_a_run_goes_on_with_its_teacher_only(teacher_run, corpus, tmp_path):
         ),
         (
             {"dim": 8},
-            {"distil_blocks": 1.0},
-            "--training.distil_blocks: the teacher's dimension is 16, the student's 8",
+            {"distil_modules": 1.0},
+            "--training.distil_modules: the teacher's dimension is 16, the student's 8",
         ),
         (
             {"layers": 3},
-            {"distil_blocks": 1.0},
-            "--training.distil_blocks: the teacher has 2 layers, the student 3",
+            {"distil_modules": 1.0},
+            "--training.distil_modules: the teacher has 2 layers, the student 3",
+        ),
+        (
+            {"mels": 40},
+            {"distil_modules": 1.0},
+            "--training.distil_modules: the teacher's features are not the student's",
         ),
         (
             {"mels": 40},
@@ -512,8 +528,8 @@ def test_any_sizes_do_for_posteriors(teacher_run):
         ),
         ({"distil_encoder": "-1", "teacher": "x"}, "--training.distil_encoder -1.0: out of range"),
         (
-            {"distil_blocks": "1", "teacher": "x"},
-            "--training.distil_blocks 1.0: goes alone; --training.ctc 0",
+            {"distil_modules": "1", "teacher": "x"},
+            "--training.distil_modules 1: goes alone, with --training.ctc 0",
         ),
     ],
 )
@@ -526,6 +542,7 @@ def test_options_that_do_not_go_together_are_refused(options, message):
 def test_every_weight_is_an_option():
     assert {name for name in asdict(TrainingConfig()) if name.startswith("distil_")} == {
         *WEIGHTS,
+        "distil_modules",
         "distil_masks",
         "distil_start",
     }
