@@ -452,11 +452,11 @@ def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
                 raise UserError(
                     f"--training.{head} 0: nothing would train that head; --head {other} leaves it out"
                 )
-    if training.distil_posteriors and "ctc" not in model.heads:
-        raise UserError(
-            f"--training.distil_posteriors {training.distil_posteriors}: wants a CTC head, but --head is "
-            f"{model.head}"
-        )
+    for name in ("distil_posteriors", "distil_modules"):
+        if getattr(training, name) and "ctc" not in model.heads:
+            raise UserError(
+                f"--training.{name} {getattr(training, name)}: wants a CTC head, but --head is {model.head}"
+            )
     if training.transducer and model.transducer.durations:
         raise UserError(
             f"--transducer.durations {list(model.transducer.durations)}: a transducer with durations only "

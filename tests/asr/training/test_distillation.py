@@ -539,6 +539,13 @@ def test_options_that_do_not_go_together_are_refused(options, message):
         parse_config(["--out", "x", *arguments])
 
 
+@pytest.mark.parametrize("weight", ["distil_posteriors", "distil_modules"])
+def test_what_a_ctc_head_learns_wants_one(weight):
+    options = ["--head", "transducer", "--training.transducer", "0", "--training.teacher", "x"]
+    with pytest.raises(UserError, match=rf"^--training\.{weight} 1\.0: wants a CTC head"):
+        parse_config(["--out", "x", *options, f"--training.{weight}", "1"])
+
+
 def test_every_weight_is_an_option():
     assert {name for name in asdict(TrainingConfig()) if name.startswith("distil_")} == {
         *WEIGHTS,
