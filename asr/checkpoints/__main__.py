@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from asr.checkpoints.average import average
-from asr.checkpoints.export import export, export_content
+from asr.checkpoints.export import ExportOptions, export, export_content
 from asr.checkpoints.foreign.importing import ImportOptions, import_model
 from asr.errors import UserError, run_program
 
@@ -36,7 +36,25 @@ def _add_export(commands) -> None:
     command.add_argument(
         "--results", type=Path, help="folder of decode.py --out, whose table and command go into the card"
     )
-    command.set_defaults(run=lambda args: export(args.checkpoint, args.out, args.results))
+    command.add_argument(
+        "--about",
+        type=Path,
+        metavar="FILE",
+        help="text for the card: what the model was trained on, its licence and the data's",
+    )
+    command.add_argument(
+        "--bits",
+        type=int,
+        choices=(32, 8),
+        default=32,
+        help="of a weight in the file (%(default)s); with 8, and a scale a row, it has a quarter of the size: "
+        "decode the folder, as its WER may differ",
+    )
+    command.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> None:
+    export(args.checkpoint, args.out, ExportOptions(args.results, args.about, args.bits))
 
 
 def _add_out(command: argparse.ArgumentParser) -> None:
@@ -66,7 +84,7 @@ def _average(args: argparse.Namespace) -> None:
         if (count := getattr(args, option)) is not None and count < 2:
             raise UserError(f"--{option} {count}: an average is of two or more")
     content, taken = average(args.checkpoints, args.last or 0, args.best or 0)
-    export_content(content, taken[-1], args.out, None)
+    export_content(content, taken[-1], args.out, ExportOptions())
     print(f"the mean of {', '.join(path.name for path in taken)}")
 
 

@@ -1,36 +1,69 @@
 """From a checkpoint to an exported folder."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from asr.checkpoints.checkpoint import build_model, read_trained
+from asr.checkpoints.eight_bits import to_eight_bits
 from asr.checkpoints.folder import write_folder
 from asr.checkpoints.model_card import model_card, read_results
+from asr.errors import UserError
 
 
-def export(path: Path, out: Path, results: Path | None) -> None:
+class ExportOptions(NamedTuple):
+    """Options of an export.
+
+    Args:
+        results: folder with decode.py's wer.json for the model card.
+        about: text file for the card: what the model was trained on, and licences.
+        bits: of a weight in a matrix, in the file: 32, or 8 with a scale a row.
+    """
+
+    results: Path | None = None
+    about: Path | None = None
+    bits: int = 32
+
+
+def export(path: Path, out: Path, options: ExportOptions) -> None:
     """Make a folder of a checkpoint's model, to share: see asr/checkpoints/folder.py.
 
     Args:
         path: checkpoint, or a folder made by this.
         out: the folder to make.
-        results: folder with decode.py's wer.json for the model card.
+        options: what to store, and what the model card says.
 
     Raises:
         UserError: one of them cannot be used; nothing is written.
     """
-    export_content(read_trained(path), path, out, results)
+    export_content(read_trained(path), path, out, options)
 
 
-def export_content(content: dict[str, Any], path: Path, out: Path, results: Path | None) -> None:
+def export_content(content: dict[str, Any], path: Path, out: Path, options: ExportOptions) -> None:
     """``export`` of what ``read_trained`` has read from ``path``."""
+    about = _read_about(options.about) if options.about else ""
     model, recipe = build_model(content, path)
     parameters = sum(p.numel() for p in model.parameters())
+    results = options.results
     found = read_results(results, path, recipe.model, parameters) if results else None
     trained = content["global_step"], float(content.get("audio_seconds", 0))
     averaged = bool(content.get("average"))
     origin = content["origin"]
-    card = model_card(recipe.model, recipe.tokenizer, parameters, trained, averaged, found, origin)
-    write_folder(out, recipe.model, recipe.tokenizer, model.state_dict(), averaged, trained, card, origin)
+    weights = model.state_dict()
+    if options.bits == 8:
+        matrices = {name for name, value in model.named_parameters() if value.dim() > 1}
+        weights = to_eight_bits(weights, matrices)
+    stored = "8 bits and a scale a row" if options.bits == 8 else "fp32"
+    card = model_card(
+        recipe.model, recipe.tokenizer, parameters, trained, averaged, found, origin, stored, about
+    )
+    write_folder(out, recipe.model, recipe.tokenizer, weights, averaged, trained, card, origin)
     table = "" if results else "; no table of results (--results)"
     print(f"{out}: {recipe.model.attention}, {parameters / 1e6:.2f} M parameters{table}")
+
+
+def _read_about(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"--about {path}: {reason}") from None

@@ -1,8 +1,8 @@
 """An exported model: a folder of four files that holds no pickle, to share and to decode with.
 
-``model.safetensors`` has the weights (fp32, the averaged ones where training kept an average),
-``tokenizer.model`` the SentencePiece model, ``config.json`` what both are for, and ``README.md`` the model
-card (asr/checkpoints/model_card.py). Made by python -m asr.checkpoints export.
+``model.safetensors`` has the weights (fp32, or matrices in eight bits: asr/checkpoints/eight_bits.py; the
+averaged ones where training kept an average), ``tokenizer.model`` the SentencePiece model, ``config.json``
+what both are for, and ``README.md`` the model card (asr/checkpoints/model_card.py). Made by python -m asr.checkpoints export.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from asr.checkpoints.eight_bits import from_eight_bits
 from asr.checkpoints.origin import Source, checked
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
@@ -53,7 +54,7 @@ def write_folder(
 
     Args:
         out: folder to make.
-        config, tokenizer, weights: the model; ``weights`` is its state dict.
+        config, tokenizer, weights: the model; ``weights`` is its state dict, or ``to_eight_bits`` of it.
         averaged: whether the weights are an average over training.
         trained: optimiser steps, and seconds of audio in them.
         card: text of README.md.
@@ -62,7 +63,8 @@ def write_folder(
     Raises:
         UserError: ``out`` exists and is not an empty folder.
     """
-    data = safetensors.torch.save({name: value.float().contiguous() for name, value in weights.items()})
+    stored = {name: value if value.dtype == torch.int8 else value.float() for name, value in weights.items()}
+    data = safetensors.torch.save({name: value.contiguous() for name, value in stored.items()})
     about = {
         "format": _FORMAT,
         "model": model_to_dict(config),
@@ -103,8 +105,12 @@ def read_folder(path: str | Path) -> dict[str, Any]:
         weights = safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError):
         raise UserError(f"{folder / WEIGHTS}: not a safetensors file") from None
+    try:
+        weights = from_eight_bits(weights)
+    except ValueError as error:
+        raise UserError(f"{folder / WEIGHTS}: {error}") from None
     if any(value.dtype != torch.float32 for value in weights.values()):
-        raise UserError(f"{folder / WEIGHTS}: not all in fp32")
+        raise UserError(f"{folder / WEIGHTS}: not all in fp32 or in eight bits")
     named = {f"model.{name}": value for name, value in weights.items()}
     return {
         "recipe": {

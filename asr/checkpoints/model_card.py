@@ -25,7 +25,7 @@ _CARD = """\
 | frames | {frame:g} ms each |
 | input | {rate} Hz, one channel; {mels} log-mel bins up to {f_max:g} Hz |
 | training | {training} |
-| weights | fp32, {kind} |
+| weights | {stored}, {kind} |
 
 ## Word error rate
 
@@ -82,6 +82,9 @@ their licences and says that they were changed:
 
 {sources}
 
+{about}"""
+
+_UNKNOWN_TRAINING = """\
 What it was trained on by this recipe is to be stated by whoever shares this folder, with its licences."""
 
 _ABOUT_TABLE = """\
@@ -108,6 +111,8 @@ def model_card(
     averaged: bool,
     results: dict[str, Any] | None,
     origin: Sequence[Source] = (),
+    stored: str = "fp32",
+    about: str = "",
 ) -> str:
     """The card's text.
 
@@ -118,6 +123,8 @@ def model_card(
         averaged: whether the weights are an average over training.
         results: as ``read_results`` gives them; None where there are none.
         origin: the models of others that it was made from.
+        stored: how the weights are.
+        about: what it was trained on, and licences; where it is empty, the card asks for it.
     """
     encoder = resolve_size(config.encoder)
     title, head = _HEADS[config.head]
@@ -152,7 +159,8 @@ def model_card(
             else f"{steps:,} steps, {seconds:,.0f} s ({seconds / 3600:,.1f} h) of audio, repetitions included"
         ),
         kind="imported" if origin and not steps else _kind(averaged),
-        origin=_origin(origin, steps) if origin else _UNKNOWN_ORIGIN,
+        stored=stored,
+        origin=_origin(origin, steps, about) if origin else about or _UNKNOWN_ORIGIN,
         results=_results(results) if results else "No table was given when the model was exported.",
         lm=lm,
     )
@@ -172,12 +180,14 @@ def _kind(averaged: bool) -> str:
     return "averaged over training" if averaged else "as after that step, not averaged"
 
 
-def _origin(origin: Sequence[Source], steps: int) -> str:
+def _origin(origin: Sequence[Source], steps: int, about: str) -> str:
     tables = []
     for source in origin:
         rows = (f"| {_cell(name)} | {_cell(text)} |" for name, text in source.items())
         tables.append("\n".join(["| | |", "|---|---|", *rows]))
-    return (_DERIVED if steps else _ORIGIN).format(sources="\n\n".join(tables))
+    return (_DERIVED if steps else _ORIGIN).format(
+        sources="\n\n".join(tables), about=about or _UNKNOWN_TRAINING
+    )
 
 
 def read_results(

@@ -85,6 +85,34 @@ def test_an_exported_model_is_its_checkpoint_bit_for_bit(tmp_path, average):
     assert ("averaged over training" in card) == average
 
 
+def test_eight_bits_are_off_by_half_a_scale_and_stay_what_they_are(checkpoint, folder, tmp_path):
+    small, again = tmp_path / "small", tmp_path / "again"
+    run(checkpoint, "--out", small, "--bits", 8)
+    run(small, "--out", again, "--bits", 8)
+    assert (small / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    assert "| weights | 8 bits and a scale a row, averaged" in (small / "README.md").read_text()
+    exact, found = load_model(folder)[0], load_model(small)[0]
+    found = dict(found.named_parameters())
+    for name, value in exact.named_parameters():
+        if value.dim() < 2:
+            assert torch.equal(found[name], value)
+            continue
+        scale = value.flatten(1).abs().amax(1) / 127
+        error = (found[name] - value).flatten(1).abs().amax(1)
+        assert (error <= scale * 0.5001).all() and (error > 0).any()
+    assert (log_probs(small) - log_probs(folder)).abs().max() < 0.1
+
+
+def test_the_card_says_what_the_model_was_trained_on(checkpoint, tmp_path):
+    (tmp_path / "about.md").write_text("LibriSpeech, CC BY 4.0.\n")
+    run(checkpoint, "--out", tmp_path / "shared", "--about", tmp_path / "about.md")
+    card = (tmp_path / "shared" / "README.md").read_text()
+    assert card.endswith("## Training data and licence\n\nLibriSpeech, CC BY 4.0.\n")
+    with pytest.raises(UserError, match=r"--about .*none\.md: No such file"):
+        run(checkpoint, "--out", tmp_path / "other", "--about", tmp_path / "none.md")
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_averaged_weights_are_the_ones_exported(checkpoint, folder):
     weights, content = load_file(folder / "model.safetensors"), read_checkpoint(checkpoint)
     assert all(torch.equal(value, content["average"][name]) for name, value in weights.items())
@@ -348,12 +376,13 @@ def forge(folder, change):
     edit(folder, lambda about: about.update(weights=digest))
 
 
-BIAS = "head.project.bias"
+BIAS, WEIGHT = "head.project.bias", "head.project.weight"
 BAD_WEIGHTS = {
     "missing": (lambda weights: weights.pop(BIAS), f"{BIAS} is missing"),
     "shape": (lambda weights: weights.update({BIAS: torch.zeros(2)}), rf"{BIAS} is \(2,\), not"),
     "more": (lambda weights: weights.update(more=torch.zeros(1)), "more"),
-    "dtype": (lambda weights: weights.update({BIAS: weights[BIAS].bfloat16()}), "not all in fp32"),
+    "dtype": (lambda weights: weights.update({BIAS: weights[BIAS].bfloat16()}), "not all in fp32 or"),
+    "no scale": (lambda weights: weights.update({WEIGHT: weights[WEIGHT].to(torch.int8)}), "do not belong"),
     "empty": (lambda weights: weights.clear(), "do not fit"),
 }
 
