@@ -47,7 +47,7 @@ def _add_export(commands) -> None:
         type=int,
         choices=(32, 8),
         default=32,
-        help="of a weight in the file (%(default)s); with 8, and a scale a row, it has a quarter of the size: "
+        help="of a weight in the file (%(default)s); 8, with a scale a row, take a quarter of the space: "
         "decode the folder, as its WER may differ",
     )
     command.set_defaults(run=_export)

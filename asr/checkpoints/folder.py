@@ -2,7 +2,8 @@
 
 ``model.safetensors`` has the weights (fp32, or matrices in eight bits: asr/checkpoints/eight_bits.py; the
 averaged ones where training kept an average), ``tokenizer.model`` the SentencePiece model, ``config.json``
-what both are for, and ``README.md`` the model card (asr/checkpoints/model_card.py). Made by python -m asr.checkpoints export.
+what both are for, and ``README.md`` the model card (asr/checkpoints/model_card.py). Made by
+python -m asr.checkpoints export.
 """
 
 import hashlib
