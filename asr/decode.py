@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,9 +15,11 @@ from asr.checkpoints.checkpoint import Recipe, check_tokenizer
 from asr.data import audio
 from asr.data.manifest import Utterance, find_manifest, read_manifest
 from asr.data.pcm import read_pcm
+from asr.data.recordings import Recording
 from asr.data.style import Style, style_of
 from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, options
+from asr.decoding.captions import Transcript
 from asr.decoding.heads import choose_head
 from asr.decoding.live import BeamWords, Session, paced, show
 from asr.decoding.posteriors import (
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool
     from asr.decoding.evaluation import Row
     from asr.decoding.transducer_beam import TransducerSearch
+
+LONG = 120.0  # seconds of a recording from which on it matters that attention forgets
 
 
 def main(argv: list[str] | None, description: str) -> int:
@@ -291,8 +296,28 @@ def transcribe(args: argparse.Namespace, transcriber: Transcriber) -> int:
         if lm:
             _say_weights(args)
             _beam_pool(args, transcriber)  # says how words are looked up, before anything is transcribed
-        transcribed = partial(transcriber.transcribe_each, lm=lm, n_best=args.n_best)
+
+        def transcribed(items: Sequence[Recording | UserError]) -> Iterator[Transcript | UserError]:
+            if not args.segment_seconds:
+                advise(items, transcriber.model)
+            return transcriber.transcribe_each(items, lm=lm, n_best=args.n_best)
+
         return run(args.audio, output, transcribed, args.channel)
+
+
+def advise(items: Sequence[Recording | UserError], model: Model) -> None:
+    """Say what helps where a recording is long and linear-time attention does not forget.
+
+    The figures: RESULTS.md, "Length".
+    """
+    seconds = max((item.seconds for item in items if isinstance(item, Recording)), default=0.0)
+    layers = [block.attention for block in model.encoder.blocks]
+    if seconds > LONG and any(isinstance(layer, CentredAttention) and not layer.forgets for layer in layers):
+        print(
+            f"{seconds / 60:.0f} minutes in one pass: this model's attention does not forget, and makes more "
+            "errors the longer a recording is; --forget 5 or --segment-seconds 20 helps",
+            file=sys.stderr,
+        )
 
 
 def stream(args: argparse.Namespace, model: Model, recipe: Recipe) -> int:

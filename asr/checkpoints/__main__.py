@@ -84,7 +84,7 @@ def _average(args: argparse.Namespace) -> None:
         if (count := getattr(args, option)) is not None and count < 2:
             raise UserError(f"--{option} {count}: an average is of two or more")
     content, taken = average(args.checkpoints, args.last or 0, args.best or 0)
-    export_content(content, taken[-1], args.out, ExportOptions())
+    export_content(content, taken[-1], args.out)
     print(f"the mean of {', '.join(path.name for path in taken)}")
 
 

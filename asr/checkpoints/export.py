@@ -24,7 +24,10 @@ class ExportOptions(NamedTuple):
     bits: int = 32
 
 
-def export(path: Path, out: Path, options: ExportOptions) -> None:
+PLAIN = ExportOptions()
+
+
+def export(path: Path, out: Path, options: ExportOptions = PLAIN) -> None:
     """Make a folder of a checkpoint's model, to share: see asr/checkpoints/folder.py.
 
     Args:
@@ -38,7 +41,7 @@ def export(path: Path, out: Path, options: ExportOptions) -> None:
     export_content(read_trained(path), path, out, options)
 
 
-def export_content(content: dict[str, Any], path: Path, out: Path, options: ExportOptions) -> None:
+def export_content(content: dict[str, Any], path: Path, out: Path, options: ExportOptions = PLAIN) -> None:
     """``export`` of what ``read_trained`` has read from ``path``."""
     about = _read_about(options.about) if options.about else ""
     model, recipe = build_model(content, path)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from asr.checkpoints.checkpoint import read_checkpoint, read_origin, read_trained
-from asr.checkpoints.export import ExportOptions, export
+from asr.checkpoints.export import export
 from asr.checkpoints.origin import begun_from, checked, joined, taught_by
 from asr.errors import UserError
 from asr.training.config import parse_config
@@ -67,9 +67,8 @@ def test_what_is_trained_on_names_whose_weights_and_whose_teaching_it_has(corpus
     export(
         run(corpus, tmp_path / "other", "--attention", "softmax", *SIZE),
         tmp_path / "imported",
-        ExportOptions(),
     )
-    export(tmp_path / "imported", tmp_path / "teacher", ExportOptions())
+    export(tmp_path / "imported", tmp_path / "teacher")
     as_imported(tmp_path / "imported", NVIDIA)
     as_imported(tmp_path / "teacher", [OTHER])
     teaching = ["--training.teacher", str(tmp_path / "teacher"), "--training.distil_posteriors", "1"]
@@ -77,7 +76,7 @@ def test_what_is_trained_on_names_whose_weights_and_whose_teaching_it_has(corpus
     trained = run(corpus, tmp_path / "trained", *init, *teaching)
     longer = ["--resume", "auto", "--training.steps", "2"]
     run(corpus, tmp_path / "trained", *init, *teaching, *longer)
-    export(trained, tmp_path / "shared", ExportOptions())
+    export(trained, tmp_path / "shared")
     again = run(corpus, tmp_path / "again", "--init", str(tmp_path / "shared"))
     for path in (trained, tmp_path / "shared", again):
         begun, taught = read_origin(path)

@@ -353,6 +353,17 @@ def test_what_does_not_go_together_is_refused(checkpoint, options, message):
         decode.main(["--checkpoint", str(checkpoint[0]), "--device", "cpu", "--stream", "-", *options])
 
 
+def test_a_long_recording_is_not_for_attention_that_does_not_forget(checkpoint, capsys, monkeypatch):
+    path, _, _, recording = checkpoint
+    options = ["--checkpoint", str(path), "--device", "cpu", "--audio", str(recording)]
+    said = []
+    for seconds, more in ((120, []), (0.1, []), (0.1, ["--forget", "5"]), (0.1, ["--segment-seconds", "20"])):
+        monkeypatch.setattr("asr.decode.LONG", seconds)
+        decode.main([*options, *more])
+        said.append("does not forget" in capsys.readouterr().err)
+    assert said == [False, True, False, False]
+
+
 def test_forgetting_is_an_option_of_decoding(checkpoint, capsys):
     path, _, _, recording = checkpoint
     options = ["--checkpoint", str(path), "--device", "cpu", "--audio", str(recording)]
@@ -378,7 +389,7 @@ def test_options_of_streams_want_a_stream(checkpoint):
 def test_a_shared_model_streams_alike(checkpoint, tmp_path):
     """What features begin with travels with it."""
     path, _, tokenizer, recording = checkpoint
-    export(path, tmp_path / "shared", None)
+    export(path, tmp_path / "shared")
     model, _ = load_model(tmp_path / "shared")
     heard = Session(model, tokenizer)
     words = heard.feed(audio.load(recording)).words + heard.finish().words

@@ -52,7 +52,7 @@ def test_what_is_not_given_is_the_others(other):
 
 
 def test_the_exported_folder_gives_the_same(other, tmp_path):
-    export(other, tmp_path / "folder", None)
+    export(other, tmp_path / "folder")
     options = ["--out", "x", "--attention", "mala"]
     configs = [parse_config([*options, "--init", str(path)]).model for path in (other, tmp_path / "folder")]
     assert configs[0] == configs[1]

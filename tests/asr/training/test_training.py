@@ -105,7 +105,7 @@ def test_mechanisms_by_layer_are_trained_and_exported(run, tmp_path, capsys):
     folder = run("--attention", "mala,softmax", "--encoder.layers", "3", "--softmax.unit_query", "true")
     assert "training mala,softmax, " in capsys.readouterr().out
     path = folder / "checkpoints" / "best.ckpt"
-    export(path, tmp_path / "exported", None)
+    export(path, tmp_path / "exported")
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "mala,softmax by layer, repeated; mala, positions rotary, lepe 0, " in card
     assert "; softmax, positions relative, lepe 0, gate none, unit_query True, left 128 |" in card
