@@ -21,7 +21,9 @@ from asr.data.tokenizer import Tokenizer
 from asr.decoding import BEAM, options
 from asr.decoding.captions import Transcript
 from asr.decoding.heads import choose_head
-from asr.decoding.live import BeamWords, Session, paced, show
+from asr.decoding.live import Session
+from asr.decoding.live_output import paced, show
+from asr.decoding.live_words import BeamWords
 from asr.decoding.posteriors import (
     Encoded,
     Posteriors,

@@ -14,7 +14,7 @@ from asr.data.tokenizer import SPACE
 from asr.decoding import beam
 from asr.decoding.beam import BeamDecoder, BeamPool
 from asr.decoding.hotwords import BOOST, Hotword, Phrases, read_hotwords
-from asr.decoding.live import BeamWords
+from asr.decoding.live_words import BeamWords
 from asr.decoding.prefix_beam import prefix_beam_search
 from asr.decoding.transducer_beam import TransducerSearch
 from asr.decoding.weights import GREEDY, Weights

@@ -28,7 +28,9 @@ from asr.decode import let_forget
 from asr.decoding.alignment import best_path, words_on_path
 from asr.decoding.beam import BeamDecoder
 from asr.decoding.hotwords import Hotword
-from asr.decoding.live import BeamWords, GreedyWords, Heard, Pauses, Session, paced, show
+from asr.decoding.live import Pauses, Session
+from asr.decoding.live_output import paced, show
+from asr.decoding.live_words import BeamWords, GreedyWords, Heard
 from asr.decoding.weights import GREEDY, Weights
 from asr.errors import UserError
 from asr.lm.build import estimate
