@@ -1,6 +1,6 @@
 """The Conformer encoder (Gulati et al., arXiv 2005.08100) with selectable self-attention."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from typing import Any, Literal, NamedTuple
@@ -137,22 +137,19 @@ class Encoder(nn.Module):
         Lengths may stay on the CPU while features are elsewhere, and come back from where they were. With a
         ``chunk``, so many encoded frames see each other and what comes before them, and nothing later.
         """
-        x, _, lengths = self.with_middle(features, lengths, chunk)
-        return x, lengths
+        for output in self.each_block(features, lengths, chunk):
+            x = output
+        return x, subsampled(lengths, self.subsampling.factor)
 
-    def with_middle(self, features: Tensor, lengths: Tensor, chunk: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``forward`` gives, and between the two the output (B, N, D) of the block in the middle."""
+    def each_block(self, features: Tensor, lengths: Tensor, chunk: int = 0) -> Iterator[Tensor]:
+        """The output (B, N, D) of one block after the other; of the last one it is ``forward``'s."""
         on_device = lengths.to(features.device, non_blocking=True)  # for masks; the device is not waited for
         x, on_device = self.subsampling(features, on_device)
         x = self.dropout(x)
         valid = valid_frames(on_device, x.shape[1])
-        half = (len(self.blocks) + 1) // 2
-        for block in self.blocks[:half]:
+        for block in self.blocks:
             x = block(x, valid, chunk)
-        middle = x
-        for block in self.blocks[half:]:
-            x = block(x, valid, chunk)
-        return x, middle, subsampled(lengths, self.subsampling.factor)
+            yield x
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Run the blocks under torch.compile, bar the attention cores, which have kernels of their own.

@@ -67,7 +67,7 @@ class TrainingConfig:
         average: decay of the exponential moving average of the weights, with which is validated and
             decoded; 0 for none.
         teacher: checkpoint, exported folder or FILE.nemo, with the same tokenizer and frame rate, to learn
-            from by the four losses named distil; none where it is empty.
+            from by the five losses named distil; none where it is empty.
         ctc: weight of CTC on the transcripts, where there is a CTC head. With a teacher, utterances without a
             transcript are trained on too, by what it says of them; with 0, and no transducer, none is read.
         transducer: weight of the transducer's loss; 1 where there is a transducer and nothing is said.
@@ -75,6 +75,8 @@ class TrainingConfig:
             [encoder,ctc] for a transducer beside a trained CTC model.
         distil_posteriors: weight of the divergence of CTC posteriors from the teacher's, in nats a frame.
         distil_encoder: weight of the mean squared difference of the last layer from the teacher's.
+        distil_blocks: weight of the relative squared error of each block's output in the student's own pass,
+            for a student of the teacher's dimension and layers; it puts together what distil_modules taught.
         distil_attention: weight of the relative squared error of each layer's attention, given the teacher's
             input to it; for a student of the teacher's dimension and layers. Alone (with ctc 0) it trains the
             attention layers side by side and nothing else, which is cheaper.
@@ -133,6 +135,7 @@ class TrainingConfig:
     freeze: list[Literal["encoder", "ctc", "transducer"]] = field(default_factory=list)
     distil_posteriors: float = 0.0
     distil_encoder: float = 0.0
+    distil_blocks: float = 0.0
     distil_attention: float = 0.0
     distil_modules: float = 0.0
     distil_masks: Literal["student", "both"] = "student"
@@ -157,7 +160,12 @@ class TrainingConfig:
     @property
     def distils(self) -> bool:
         """Whether a loss wants a teacher."""
-        return self.distil_posteriors + self.distil_encoder + self.distils_layers > 0
+        return self.distil_posteriors + self.distils_frames + self.distils_layers > 0
+
+    @property
+    def distils_frames(self) -> float:
+        """The weights of what is learnt from frames of a teacher's own pass."""
+        return self.distil_encoder + self.distil_blocks
 
     @property
     def distils_layers(self) -> float:
@@ -177,7 +185,7 @@ class TrainingConfig:
     @property
     def uses_encoder(self) -> bool:
         """Whether a loss wants the student's own last layer, and not its attention layers alone."""
-        return self.uses_head or self.uses_transcripts or self.distil_encoder > 0
+        return self.uses_head or self.uses_transcripts or self.distils_frames > 0
 
 
 @dataclass(frozen=True)
@@ -359,6 +367,7 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.transducer": 0 <= training.transducer < math.inf,
         "--training.distil_posteriors": 0 <= training.distil_posteriors < math.inf,
         "--training.distil_encoder": 0 <= training.distil_encoder < math.inf,
+        "--training.distil_blocks": 0 <= training.distil_blocks < math.inf,
         "--training.distil_attention": 0 <= training.distil_attention < math.inf,
         "--training.distil_modules": 0 <= training.distil_modules < math.inf,
         "--training.consistency": 0 <= training.consistency < math.inf,
@@ -482,9 +491,10 @@ def _check_frozen(training: TrainingConfig, model: ModelConfig, begun_from: str)
         raise UserError(f"{option}: there is no {missing[0]}; --head is {model.head}")
     if not begun_from:
         raise UserError(f"{option}: random weights would stay so; it wants --init")
-    if "encoder" in training.freeze and (training.distil_encoder or training.distils_layers):
+    if "encoder" in training.freeze and (training.distils_frames or training.distils_layers):
         raise UserError(
-            f"{option}: --training.distil_encoder, distil_attention and distil_modules would teach it nothing"
+            f"{option}: --training.distil_encoder, distil_blocks, distil_attention and distil_modules would "
+            "teach it nothing"
         )
     weights = {"ctc": training.ctc + training.distil_posteriors, "transducer": training.transducer}
     if "encoder" in training.freeze and not any(

@@ -21,7 +21,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
 from asr.model.config import ModelConfig, model_to_dict
 from asr.model.conformer import resolve_size
-from asr.model.frames import valid_frames
+from asr.model.frames import subsampled, valid_frames
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig
 from asr.training.streaming import check_chunks
@@ -33,21 +33,21 @@ class Taught(NamedTuple):
     """What a teacher makes of a batch. Without gradients."""
 
     log_probs: Tensor  # (B, N, classes)
-    encoded: Tensor  # (B, N, D)
+    blocks: list[Tensor]  # each one's output (B, N, D), or the last one's alone
     modules: dict[str, tuple[tuple, Tensor]]  # of those asked for, by name: inputs and output (B, N, ...)
     valid: Tensor  # (B, N) bool
 
     def repeat(self, views: int) -> "Taught":
         """For a batch that comes so many times; what modules hear, which no view decides, stays as it is."""
-        log_probs, encoded = (x.repeat(views, 1, 1) for x in (self.log_probs, self.encoded))
-        return self._replace(log_probs=log_probs, encoded=encoded, valid=self.valid.repeat(views, 1))
+        log_probs, *blocks = (x.repeat(views, 1, 1) for x in (self.log_probs, *self.blocks))
+        return self._replace(log_probs=log_probs, blocks=blocks, valid=self.valid.repeat(views, 1))
 
 
 class Output(NamedTuple):
     """What a student makes of a batch."""
 
     log_probs: Tensor  # (B, N, classes)
-    x: Tensor  # (B, N, D), of the last layer
+    blocks: list[Tensor]  # each one's output (B, N, D)
     valid: Tensor  # (B, N) bool
 
 
@@ -60,6 +60,7 @@ class Teacher:
         model: put into evaluation mode.
         same_features: whether its front end makes the student's features.
         modules: names of those whose inputs and outputs are kept, which takes memory.
+        blocks: whether the output of every block is kept, and not of the last one alone.
         digest: changes with weights and configuration.
     """
 
@@ -68,10 +69,12 @@ class Teacher:
         model: Model,
         same_features: bool,
         modules: Iterable[str] = (),
+        blocks: bool = False,
         digest: str = "",
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.same_features = same_features
+        self.blocks = blocks
         self.digest = digest
         self._modules: dict[str, tuple[tuple, Tensor]] = {}
         for name in modules:
@@ -94,11 +97,14 @@ class Teacher:
         if not self.same_features:
             features, frames = self.model.frontend.features(waveforms, samples)
         self._modules = {}
-        encoded, lengths = self.model.encoder(features, frames, chunk)
-        valid = valid_frames(lengths.to(encoded.device, non_blocking=True), encoded.shape[1])
-        log_probs = self.model.head(encoded)
+        blocks: list[Tensor] = []
+        for x in self.model.encoder.each_block(features, frames, chunk):
+            blocks = [*blocks, x] if self.blocks else [x]
+        lengths = subsampled(frames, self.model.framing.factor)
+        valid = valid_frames(lengths.to(x.device, non_blocking=True), x.shape[1])
+        log_probs = self.model.head(x)
         modules, self._modules = self._modules, {}
-        return Taught(log_probs, encoded, modules, valid)
+        return Taught(log_probs, blocks, modules, valid)
 
 
 def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokenizer) -> Teacher | None:
@@ -120,7 +126,8 @@ def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokeni
             f"{option}: its frames are {1000 * found.model.framing.seconds:g} ms long, the student's "
             f"{1000 * student.framing.seconds:g} ms (--encoder.subsampling.factor)"
         )
-    by_layer = [name for name in ("distil_attention", "distil_modules") if getattr(config, name)]
+    by_layer = ("distil_attention", "distil_modules", "distil_blocks")
+    by_layer = [name for name in by_layer if getattr(config, name)]
     by_layer += ["distil_start"] if config.distil_start == "nearest" else []
     wide = by_layer + (["distil_encoder"] if config.distil_encoder else [])
     if wide and here.dim != there.dim:
@@ -143,7 +150,8 @@ def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokeni
             raise UserError(f"--training.{name}: the teacher's features are not the student's")
     if config.distils_layers:
         check_chunks(model, config)
-    return Teacher(model, same, modules_to_match(model, config), _digest(model, found.model))
+    digest = _digest(model, found.model)
+    return Teacher(model, same, modules_to_match(model, config), config.distil_blocks > 0, digest)
 
 
 def modules_to_match(model: Model, config: TrainingConfig) -> list[str]:
@@ -172,13 +180,17 @@ def distillation_losses(
     """
     losses = {}
     if output:
-        taught = taught.repeat(len(output.x) // len(taught.encoded))
-        n = min(output.x.shape[1], taught.encoded.shape[1])  # edges of features may differ by a frame
+        taught = taught.repeat(len(output.valid) // len(taught.valid))
+        n = min(output.valid.shape[1], taught.valid.shape[1])  # edges of features may differ by a frame
         valid = output.valid[:, :n] & taught.valid[:, :n]
     if config.distil_posteriors:
         losses["posteriors"] = divergence(output.log_probs[:, :n], taught.log_probs[:, :n], valid)
     if config.distil_encoder:
-        losses["encoder"] = distance(output.x[:, :n], taught.encoded[:, :n], valid)
+        losses["encoder"] = distance(output.blocks[-1][:, :n], taught.blocks[-1][:, :n], valid)
+    if config.distil_blocks:
+        pairs = zip(output.blocks, taught.blocks, strict=True)
+        errors = [stream_error(found[:, :n], wanted[:, :n], valid) for found, wanted in pairs]
+        losses["blocks"] = sum(errors) * valid.sum(-1) / len(errors)
     for name in ("attention", "modules"):
         if getattr(config, f"distil_{name}"):
             losses[name] = module_error(model, taught)
@@ -220,6 +232,22 @@ def layer_error(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
     error = (_squares(found, wanted).sum(-1) * valid).sum(-1)
     power = (_squares(wanted).sum(-1) * valid).sum(-1).clamp(min=TINY)
     return error / power
+
+
+def stream_error(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
+    """Error of x (B, N, D) over the variance of y (B, N, D), for the best scale: (B,).
+
+        min_a |a x - y|^2 / |y - mean y|^2
+
+    over the valid frames (B, N) of an utterance; ``mean y`` (D) is theirs. Frames between blocks are read
+    through layer norms, so that they may have any scale, and in a trained model most of their power may be a
+    constant, which says nothing.
+    """
+    x, y, mask = at_least_fp32(found), at_least_fp32(wanted), valid[..., None]
+    mean = (y * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+    scale = (x * y * mask).sum((1, 2)) / (x.square() * mask).sum((1, 2)).clamp(min=TINY)
+    error = ((scale.detach()[:, None, None] * x - y).square() * mask).sum((1, 2))
+    return error / ((y - mean).square() * mask).sum((1, 2)).clamp(min=TINY)
 
 
 def _frames(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:

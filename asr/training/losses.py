@@ -7,7 +7,7 @@ from torch import Tensor
 
 from asr.data.batches import Batch
 from asr.distributed import sum_over_ranks, world_size
-from asr.model.frames import valid_frames
+from asr.model.frames import subsampled, valid_frames
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig
 from asr.training.distillation import Output, Teacher, distillation_losses
@@ -59,9 +59,11 @@ def _sums(
     output, sums, frames = None, {}, None
     chunk = draw_chunk(config)
     if config.uses_encoder:
-        x, middle, encoded_lengths = model.encoder.with_middle(features, lengths, chunk)
+        blocks = list(model.encoder.each_block(features, lengths, chunk))
+        x, middle = blocks[-1], blocks[(len(blocks) - 1) // 2]
+        encoded_lengths = subsampled(lengths, model.framing.factor)
         valid = valid_frames(encoded_lengths.to(x.device, non_blocking=True), x.shape[1])
-        output = Output(model.head(x) if config.uses_head else None, x, valid)
+        output = Output(model.head(x) if config.uses_head else None, blocks, valid)
     if config.ctc:
         sums["ctc"] = _ctc_losses(
             model, batch, config.intermediate, output.log_probs, middle, encoded_lengths

@@ -30,6 +30,7 @@ FIXED = (
         "freeze",
         "distil_posteriors",
         "distil_encoder",
+        "distil_blocks",
         "distil_attention",
         "distil_modules",
     ),

@@ -129,14 +129,14 @@ def test_frozen_statistics_are_those_of_evaluation_and_stay():
     assert norm.weight.grad.abs().sum() > 0
 
 
-def test_the_middle_block_can_be_tapped():
+def test_every_block_can_be_tapped():
     encoder = Encoder(dataclasses.replace(TINY, layers=3), 20, "mala").eval()
     features, lengths = torch.randn(1, 30, 20), torch.tensor([30])
-    whole, middle, frames = encoder.with_middle(features, lengths)
-    assert torch.equal(whole, encoder(features, lengths)[0]) and frames.tolist() == [8]
-    del encoder.blocks[2]
-    assert torch.equal(middle, encoder(features, lengths)[0])
-    assert not torch.equal(middle, whole)
+    blocks = list(encoder.each_block(features, lengths))
+    assert not torch.equal(blocks[1], blocks[2]) and encoder(features, lengths)[1].tolist() == [8]
+    for x in reversed(blocks):
+        assert torch.equal(x, encoder(features, lengths)[0])
+        del encoder.blocks[-1]
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ from asr.training.distillation import Teacher, distance, divergence, load_teache
 from asr.training.losses import training_loss
 from asr.training.run import train
 from asr.training.task import TrainingTask, leave_alone
+from asr.training.unit_streams import unit_streams
 
 ENCODER = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
 PLAIN = FrontendConfig(mels=20, speeds=(1.0,), time_masks=0, frequency_masks=0)
-WEIGHTS = ("distil_posteriors", "distil_encoder", "distil_attention")
+WEIGHTS = ("distil_posteriors", "distil_encoder", "distil_blocks", "distil_attention")
 
 
 def build(attention: str, seed: int, frontend: FrontendConfig = PLAIN, **sizes) -> Model:
@@ -47,7 +48,7 @@ def make_batch(rows=slice(0, 3), padding: int = 0) -> Batch:
 def losses(student: Model, teacher: Model, batch: Batch, same: bool = True, **options):
     config = TrainingConfig(teacher="x", **{"ctc": 0.0} | options)
     torch.manual_seed(1)
-    taught_by = Teacher(teacher, same, modules_to_match(teacher, config))
+    taught_by = Teacher(teacher, same, modules_to_match(teacher, config), config.distil_blocks > 0)
     return training_loss(student, batch, config, taught_by)
 
 
@@ -87,6 +88,27 @@ class TestReferences:
             wanted.append(sum(sum((a - b) ** 2 for a, b in zip(*row, strict=True)) / 16 for row in rows))
         found = losses(student, teacher, batch, distil_encoder=2.0)
         assert found.utterances.tolist() == pytest.approx([2 * x for x in wanted], rel=1e-9)
+
+    def test_blocks(self, pair):
+        student, teacher = pair
+        batch, wanted = make_batch(), []
+        for waveform, n in zip(batch.waveforms, batch.lengths, strict=True):
+            features = student.frontend(waveform[None, :n], torch.tensor([n]))
+            streams = [[x[0] for x in model.encoder.each_block(*features)] for model in pair]
+            error = 0.0
+            for x, y in zip(*streams, strict=True):
+                line = torch.linalg.lstsq(x.reshape(-1, 1), y.reshape(-1, 1))  # the best scale
+                error += ((line.solution * x - y).norm() / (y - y.mean(0)).norm()).item() ** 2 / 2
+            wanted.append(error * len(x))
+        found = losses(student, teacher, batch, distil_blocks=0.6)
+        assert found.utterances.tolist() == pytest.approx([0.6 * x for x in wanted], rel=1e-9)
+
+    def test_blocks_may_have_any_scale(self, pair):
+        found = losses(*pair, make_batch(), distil_blocks=1.0).total
+        unit_streams(pair[1], *pair[1].frontend(make_batch().waveforms, make_batch().lengths))
+        assert losses(*pair, make_batch(), distil_blocks=1.0).total.item() == pytest.approx(
+            found.item(), rel=1e-3
+        )
 
     def test_attention(self, pair):
         student, teacher = pair
@@ -197,7 +219,7 @@ def test_gradients_reach_the_student_alone(options):
 @pytest.mark.parametrize("weight", ["distil_attention", "distil_modules"])
 def test_layers_side_by_side_leave_the_students_own_forward_out(monkeypatch, weight):
     student, teacher = build("mala", 1).train(), build("softmax", 2)
-    monkeypatch.setattr(student.encoder, "with_middle", None)
+    monkeypatch.setattr(student.encoder, "each_block", None)
     assert losses(student, teacher, make_batch(), **{weight: 1.0}).total > 0
 
 
@@ -208,10 +230,10 @@ class TestWhatTheTeacherHears:
         """Features of the student and of the teacher."""
         student, teacher, found = build("mala", 1, frontend).train(), build("softmax", 2, teachers), []
         for model in (student, teacher):
-            original = model.encoder.with_middle
+            original = model.encoder.each_block
             monkeypatch.setattr(
                 model.encoder,
-                "with_middle",
+                "each_block",
                 lambda features, *rest, original=original: (
                     found.append(features) or original(features, *rest)
                 ),
