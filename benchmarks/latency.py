@@ -131,7 +131,7 @@ def measure(subject: Subject, utterances: list[Spoken], chunk: float) -> str:
     errors = count_errors(pairs_of_all)
     row = f"{subject.name:12} {1000 * chunk:6.0f} {errors.rate:6.2f} {len(every.shown):6}"
     for times in every:
-        median, most = np.quantile(times, (0.5, 0.95))
+        median, most = np.quantile(times or [np.nan], (0.5, 0.95))  # no word may be right
         row += f" {1000 * median:7.0f} {1000 * most:7.0f}"
     return f"{row} {took:10.3f}"
 
