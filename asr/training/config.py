@@ -59,10 +59,12 @@ class TrainingConfig:
             step then holds the same batches on any number of GPUs. 0: accumulate says it.
         nonspeech: share of generated sounds without speech (silence, noise, hum, clicks, tones) in the audio,
             with empty transcripts, so that the model says nothing to them; 0 for none.
+        optimiser: adamw, or muon, which moves matrices by their gradient's momentum made orthogonal (and has
+            adamw for all else), in steps as long. It wanted half of them where it was measured (RESULTS.md).
         peak_lr: highest learning rate.
         warmup: steps from 0 to the highest learning rate.
         schedule: after the warm-up, cosine (to 0 at the last step) or noam (inverse square root).
-        weight_decay: AdamW's; not applied to biases and norms.
+        weight_decay: not applied to biases and norms.
         clip: greatest gradient norm.
         average: decay of the exponential moving average of the weights, with which is validated and
             decoded; 0 for none.
@@ -123,6 +125,7 @@ class TrainingConfig:
     accumulate: int = 1
     step_seconds: float = 0.0
     nonspeech: float = 0.0
+    optimiser: Literal["adamw", "muon"] = "adamw"
     peak_lr: float = 1.5e-3
     warmup: int = 10_000
     schedule: Literal["cosine", "noam"] = "noam"

@@ -35,7 +35,7 @@ FIXED = (
         "distil_modules",
     ),
     *("distil_masks", "distil_start"),
-    *("peak_lr", "warmup", "schedule", "weight_decay", "clip", "average"),
+    *("optimiser", "peak_lr", "warmup", "schedule", "weight_decay", "clip", "average"),
 )
 # These decide how far, on what, how exactly and how closely watched the same run goes on.
 # The teacher's path may change; what lies there may not (``check_teacher``).

@@ -24,6 +24,7 @@ from asr.scoring.errors import word_errors
 from asr.training.config import Config, TrainingConfig
 from asr.training.distillation import Teacher
 from asr.training.losses import training_loss
+from asr.training.optimiser import make_optimiser
 from asr.training.skipping import REPORT_EVERY, SkippedSteps
 from asr.training.streaming import validation_chunk
 from asr.training.variational_noise import VariationalNoise
@@ -143,17 +144,7 @@ class TrainingTask(L.LightningModule):
 
     def configure_optimizers(self):
         config = self.config.training
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        matrices = {name for name, p in named if p.ndim > 1 and name.endswith("weight")}
-        decayed = [p for name, p in named if name in matrices]
-        rest = [p for name, p in named if name not in matrices]  # biases, norms, scales
-        optimizer = torch.optim.AdamW(
-            [{"params": decayed}, {"params": rest, "weight_decay": 0.0}],
-            lr=config.peak_lr,
-            betas=(0.9, 0.98),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        optimizer = make_optimiser(self.model, config)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, config))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
