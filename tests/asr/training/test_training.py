@@ -166,6 +166,7 @@ class TestGoingOnWithOtherOptions:
             "average": "0.9",
             "nonspeech": "0.9",
             "schedule": "cosine",
+            "optimiser": "muon",
         }
         others |= {"chunks": "[9]", "chunk_share": "0.9"}
         for name, value in others.items():
