@@ -137,7 +137,7 @@ def main() -> None:
     print(
         f"{hardware('cpu')}, one used; encoder {args.size}; softmax sees {args.left} frames on the left{peer}"
     )
-    print(f"{'':12} {'chunk':>6} {'CPU ms a s':>10} {'real time':>10} {'a core':>10} {'x ' + PEER[:8]:>10}")
+    print(f"{'':12} {'chunk':>6} {'CPU ms a s':>10} {'real time':>10} {'a core':>10} {'x SpeechBrain':>13}")
     for milliseconds in args.chunks:
         compare(args, milliseconds, speech)
 

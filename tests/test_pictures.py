@@ -10,6 +10,7 @@ import pytest
 
 from asr.attention import ATTENTIONS
 
+PAGES = [Path("README.md"), Path("RESULTS.md"), *Path("docs").glob("*.md")]
 FIGURES = Path("docs/figures")
 
 
@@ -61,12 +62,12 @@ def test_contrast(draw, ink, ground, mode):
 def test_pictures_are_small_and_shown():
     pictures = [path for path in FIGURES.iterdir() if path.suffix in (".svg", ".png")]
     assert sum(path.stat().st_size for path in pictures) < 300_000
-    pages = "".join(path.read_text() for path in [Path("README.md"), *Path("docs").glob("*.md")])
+    pages = "".join(path.read_text() for path in PAGES)
     assert all(path.name in pages for path in pictures)
 
 
 def test_links_between_pages_lead_somewhere():
-    for page in [Path("README.md"), *Path("docs").glob("*.md")]:
+    for page in PAGES:
         text = page.read_text()
         for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
             path = page.parent / target if target else page
