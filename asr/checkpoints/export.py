@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 from asr.checkpoints.checkpoint import build_model, read_trained
-from asr.checkpoints.eight_bits import to_eight_bits
+from asr.checkpoints.eight_bits import from_eight_bits, to_eight_bits
 from asr.checkpoints.folder import write_folder
 from asr.checkpoints.model_card import model_card, read_results
 from asr.errors import UserError
@@ -54,7 +57,12 @@ def export_content(content: dict[str, Any], path: Path, out: Path, options: Expo
     weights = model.state_dict()
     if options.bits == 8:
         matrices = {name for name, value in model.named_parameters() if value.dim() > 1}
-        weights = to_eight_bits(weights, matrices)
+        exact, weights = weights, to_eight_bits(weights, matrices)
+        if results and not _same(exact, from_eight_bits(weights)):
+            raise UserError(
+                f"--results {results}: of 32-bit weights; decode the folder that --bits 8 makes, and export "
+                "that one with its own results"
+            )
     stored = "8 bits and a scale a row" if options.bits == 8 else "fp32"
     card = model_card(
         recipe.model, recipe.tokenizer, parameters, trained, averaged, found, origin, stored, about
@@ -62,6 +70,11 @@ def export_content(content: dict[str, Any], path: Path, out: Path, options: Expo
     write_folder(out, recipe.model, recipe.tokenizer, weights, averaged, trained, card, origin)
     table = "" if results else "; no table of results (--results)"
     print(f"{out}: {recipe.model.attention}, {parameters / 1e6:.2f} M parameters{table}")
+
+
+def _same(weights: dict[str, Tensor], restored: dict[str, Tensor]) -> bool:
+    """Whether eight bits held them, but for a rounding of the scale: they come from eight bits."""
+    return all(torch.allclose(restored[name], value, rtol=1e-6, atol=0) for name, value in weights.items())
 
 
 def _read_about(path: Path) -> str:

@@ -103,6 +103,17 @@ def test_eight_bits_are_off_by_half_a_scale_and_stay_what_they_are(checkpoint, f
     assert (log_probs(small) - log_probs(folder)).abs().max() < 0.1
 
 
+def test_a_table_of_the_exact_weights_is_not_that_of_eight_bits(checkpoint, folder, tmp_path):
+    results = write_results(folder)
+    with pytest.raises(UserError, match="of 32-bit weights; decode the folder that --bits 8 makes"):
+        run(checkpoint, "--out", tmp_path / "small", "--bits", 8, "--results", results)
+    assert not (tmp_path / "small").exists()
+    run(checkpoint, "--out", tmp_path / "small", "--bits", 8)
+    write_results(folder, checkpoint=str(tmp_path / "small"))
+    run(tmp_path / "small", "--out", tmp_path / "again", "--bits", 8, "--results", results)
+    assert "12.35" in (tmp_path / "again" / "README.md").read_text()
+
+
 def test_the_card_says_what_the_model_was_trained_on(checkpoint, tmp_path):
     (tmp_path / "about.md").write_text("LibriSpeech, CC BY 4.0.\n")
     run(checkpoint, "--out", tmp_path / "shared", "--about", tmp_path / "about.md")
