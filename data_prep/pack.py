@@ -5,6 +5,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -212,7 +213,12 @@ def _in_pool(function: Callable, tasks: list[tuple], jobs: int, show: str) -> It
         tqdm(total=len(tasks), unit="file", desc=show, mininterval=every) as bar,
     ):
         try:
-            shards = {pool.submit(function, *task): task[0] for task in tasks}
+            # Processes begin at the first submit, and are deaf to Ctrl-C from the start, not from _start on.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                shards = {pool.submit(function, *task): task[0] for task in tasks}
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             for done in as_completed(shards):
                 yield shards[done], done.result()
                 bar.update()
