@@ -19,7 +19,7 @@ class ExportOptions(NamedTuple):
     Args:
         results: folder with decode.py's wer.json for the model card.
         about: text file for the card: what the model was trained on, and licences.
-        bits: of a weight in a matrix, in the file: 32, or 8 with a scale a row.
+        bits: of a weight in a matrix, in the file: 32, or 8 (asr/checkpoints/eight_bits.py).
     """
 
     results: Path | None = None
@@ -56,8 +56,7 @@ def export_content(content: dict[str, Any], path: Path, out: Path, options: Expo
     origin = content["origin"]
     weights = model.state_dict()
     if options.bits == 8:
-        matrices = {name for name, value in model.named_parameters() if value.dim() > 1}
-        exact, weights = weights, to_eight_bits(weights, matrices)
+        exact, weights = weights, to_eight_bits(weights, {name for name, _ in model.named_parameters()})
         if results and not _same(exact, from_eight_bits(weights)):
             raise UserError(
                 f"--results {results}: of 32-bit weights; decode the folder that --bits 8 makes, and export "
@@ -73,8 +72,8 @@ def export_content(content: dict[str, Any], path: Path, out: Path, options: Expo
 
 
 def _same(weights: dict[str, Tensor], restored: dict[str, Tensor]) -> bool:
-    """Whether eight bits held them, but for a rounding of the scale: they come from eight bits."""
-    return all(torch.allclose(restored[name], value, rtol=1e-6, atol=0) for name, value in weights.items())
+    """Whether eight bits held them: they come from eight bits."""
+    return all(torch.equal(restored[name], value) for name, value in weights.items())
 
 
 def _read_about(path: Path) -> str:

@@ -1,7 +1,7 @@
 """An exported model: a folder of four files that holds no pickle, to share and to decode with.
 
-``model.safetensors`` has the weights (fp32, or matrices in eight bits: asr/checkpoints/eight_bits.py; the
-averaged ones where training kept an average), ``tokenizer.model`` the SentencePiece model, ``config.json``
+``model.safetensors`` has the weights (fp32, or eight bits: asr/checkpoints/eight_bits.py; the averaged
+ones where training kept an average), ``tokenizer.model`` the SentencePiece model, ``config.json``
 what both are for, and ``README.md`` the model card (asr/checkpoints/model_card.py). Made by
 python -m asr.checkpoints export.
 """
@@ -64,7 +64,8 @@ def write_folder(
     Raises:
         UserError: ``out`` exists and is not an empty folder.
     """
-    stored = {name: value if value.dtype == torch.int8 else value.float() for name, value in weights.items()}
+    small = torch.int8, torch.bfloat16
+    stored = {name: value if value.dtype in small else value.float() for name, value in weights.items()}
     data = safetensors.torch.save({name: value.contiguous() for name, value in stored.items()})
     about = {
         "format": _FORMAT,
