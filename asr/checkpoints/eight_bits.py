@@ -1,9 +1,9 @@
 """Weights in eight bits, to store and to send: a quarter of fp32's bytes. What computes is fp32 again.
 
-A row of a matrix (its first axis, all others together) is w = scale q, with q from -127 to 127 and a scale in
-bf16: the greatest |w| of the row over 127, rounded. Next to the integers of NAME, a file has their NAME:scale.
-Parameters of one axis or none, such as biases, are in bf16. All else, such as the statistics of batch
-normalisation, stays in fp32.
+A row of a matrix (its first axis, all others together) is w = scale q, with q from -127 to 127 and a scale
+in bf16: the greatest |w| of the row over 127, rounded. Next to the integers of NAME, a file has their
+NAME:scale. Parameters of one axis or none, such as biases, are in bf16. All else, such as the statistics of
+batch normalisation, stays in fp32.
 """
 
 from collections.abc import Collection

@@ -137,16 +137,17 @@ class Encoder(nn.Module):
         Lengths may stay on the CPU while features are elsewhere, and come back from where they were. With a
         ``chunk``, so many encoded frames see each other and what comes before them, and nothing later.
         """
-        for output in self.each_block(features, lengths, chunk):
-            x = output
-        return x, subsampled(lengths, self.subsampling.factor)
+        for x in self.residual_stream(features, lengths, chunk):
+            output = x
+        return output, subsampled(lengths, self.subsampling.factor)
 
-    def each_block(self, features: Tensor, lengths: Tensor, chunk: int = 0) -> Iterator[Tensor]:
-        """The output (B, N, D) of one block after the other; of the last one it is ``forward``'s."""
+    def residual_stream(self, features: Tensor, lengths: Tensor, chunk: int = 0) -> Iterator[Tensor]:
+        """What goes into the first block (B, N, D), then what comes out of one after the other."""
         on_device = lengths.to(features.device, non_blocking=True)  # for masks; the device is not waited for
         x, on_device = self.subsampling(features, on_device)
         x = self.dropout(x)
         valid = valid_frames(on_device, x.shape[1])
+        yield x
         for block in self.blocks:
             x = block(x, valid, chunk)
             yield x

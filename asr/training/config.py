@@ -77,8 +77,9 @@ class TrainingConfig:
             [encoder,ctc] for a transducer beside a trained CTC model.
         distil_posteriors: weight of the divergence of CTC posteriors from the teacher's, in nats a frame.
         distil_encoder: weight of the mean squared difference of the last layer from the teacher's.
-        distil_blocks: weight of the relative squared error of each block's output in the student's own pass,
-            for a student of the teacher's dimension and layers; it puts together what distil_modules taught.
+        distil_blocks: weight of the relative squared error of what goes into the first block and comes out
+            of each, in the student's own pass, for a student of the teacher's dimension and layers; it puts
+            together what distil_modules taught.
         distil_attention: weight of the relative squared error of each layer's attention, given the teacher's
             input to it; for a student of the teacher's dimension and layers. Alone (with ctc 0) it trains the
             attention layers side by side and nothing else, which is cheaper.

@@ -33,21 +33,21 @@ class Taught(NamedTuple):
     """What a teacher makes of a batch. Without gradients."""
 
     log_probs: Tensor  # (B, N, classes)
-    blocks: list[Tensor]  # each one's output (B, N, D), or the last one's alone
+    stream: list[Tensor]  # (B, N, D), before the first block and after each, or after the last one alone
     modules: dict[str, tuple[tuple, Tensor]]  # of those asked for, by name: inputs and output (B, N, ...)
     valid: Tensor  # (B, N) bool
 
     def repeat(self, views: int) -> "Taught":
         """For a batch that comes so many times; what modules hear, which no view decides, stays as it is."""
-        log_probs, *blocks = (x.repeat(views, 1, 1) for x in (self.log_probs, *self.blocks))
-        return self._replace(log_probs=log_probs, blocks=blocks, valid=self.valid.repeat(views, 1))
+        log_probs, *stream = (x.repeat(views, 1, 1) for x in (self.log_probs, *self.stream))
+        return self._replace(log_probs=log_probs, stream=stream, valid=self.valid.repeat(views, 1))
 
 
 class Output(NamedTuple):
     """What a student makes of a batch."""
 
     log_probs: Tensor  # (B, N, classes)
-    blocks: list[Tensor]  # each one's output (B, N, D)
+    stream: list[Tensor]  # (B, N, D), before the first block and after each
     valid: Tensor  # (B, N) bool
 
 
@@ -60,7 +60,7 @@ class Teacher:
         model: put into evaluation mode.
         same_features: whether its front end makes the student's features.
         modules: names of those whose inputs and outputs are kept, which takes memory.
-        blocks: whether the output of every block is kept, and not of the last one alone.
+        whole_stream: whether what goes into and comes out of every block is kept, and not the last alone.
         digest: changes with weights and configuration.
     """
 
@@ -69,12 +69,12 @@ class Teacher:
         model: Model,
         same_features: bool,
         modules: Iterable[str] = (),
-        blocks: bool = False,
+        whole_stream: bool = False,
         digest: str = "",
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.same_features = same_features
-        self.blocks = blocks
+        self.whole_stream = whole_stream
         self.digest = digest
         self._modules: dict[str, tuple[tuple, Tensor]] = {}
         for name in modules:
@@ -97,14 +97,14 @@ class Teacher:
         if not self.same_features:
             features, frames = self.model.frontend.features(waveforms, samples)
         self._modules = {}
-        blocks: list[Tensor] = []
-        for x in self.model.encoder.each_block(features, frames, chunk):
-            blocks = [*blocks, x] if self.blocks else [x]
+        stream: list[Tensor] = []
+        for x in self.model.encoder.residual_stream(features, frames, chunk):
+            stream = [*stream, x] if self.whole_stream else [x]
         lengths = subsampled(frames, self.model.framing.factor)
         valid = valid_frames(lengths.to(x.device, non_blocking=True), x.shape[1])
         log_probs = self.model.head(x)
         modules, self._modules = self._modules, {}
-        return Taught(log_probs, blocks, modules, valid)
+        return Taught(log_probs, stream, modules, valid)
 
 
 def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokenizer) -> Teacher | None:
@@ -186,14 +186,15 @@ def distillation_losses(
     if config.distil_posteriors:
         losses["posteriors"] = divergence(output.log_probs[:, :n], taught.log_probs[:, :n], valid)
     if config.distil_encoder:
-        losses["encoder"] = distance(output.blocks[-1][:, :n], taught.blocks[-1][:, :n], valid)
+        losses["encoder"] = distance(output.stream[-1][:, :n], taught.stream[-1][:, :n], valid)
     if config.distil_blocks:
-        pairs = zip(output.blocks, taught.blocks, strict=True)
+        pairs = zip(output.stream, taught.stream, strict=True)
         errors = [stream_error(found[:, :n], wanted[:, :n], valid) for found, wanted in pairs]
         losses["blocks"] = sum(errors) * valid.sum(-1) / len(errors)
-    for name in ("attention", "modules"):
-        if getattr(config, f"distil_{name}"):
-            losses[name] = module_error(model, taught)
+    if config.distil_attention:
+        losses["attention"] = module_error(model, taught)
+    if config.distil_modules:
+        losses["modules"] = module_error(model, taught, centred=True)
     return losses
 
 
@@ -212,26 +213,31 @@ def distance(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
     return (_squares(found, wanted).mean(-1) * valid).sum(-1)
 
 
-def module_error(model: Model, taught: Taught) -> Tensor:
+def module_error(model: Model, taught: Taught, centred: bool = False) -> Tensor:
     """Relative error of the student's modules, each on the teacher's inputs to it: (B,).
 
         frames / M sum_m |f_m(x_m) - y_m|^2 / |y_m|^2
 
     x_m and y_m are what goes into and comes out of the teacher's module m of those M that are taught; norms
-    are over the valid frames of an utterance. No module's error reaches another one.
+    are over the valid frames of an utterance. No module's error reaches another one. ``centred`` is
+    ``layer_error``'s.
     """
     total = 0.0
     for name, (inputs, wanted) in taught.modules.items():
         valid = taught.valid[: len(wanted)]
-        total = total + layer_error(_frames(model.get_submodule(name)(*inputs)), wanted, valid)
+        total = total + layer_error(_frames(model.get_submodule(name)(*inputs)), wanted, valid, centred)
     return total * valid.sum(-1) / len(taught.modules)
 
 
-def layer_error(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
-    """|found - wanted|^2 / |wanted|^2 of x (B, N, D) over the valid frames (B, N): (B,)."""
+def layer_error(found: Tensor, wanted: Tensor, valid: Tensor, centred: bool = False) -> Tensor:
+    """|found - wanted|^2 / |wanted|^2 of x (B, N, D) over the valid frames (B, N): (B,).
+
+    ``centred``, over |wanted - its mean frame|^2: a trained module's output may be a constant for the most
+    part, which says nothing and is soon learnt.
+    """
     error = (_squares(found, wanted).sum(-1) * valid).sum(-1)
-    power = (_squares(wanted).sum(-1) * valid).sum(-1).clamp(min=TINY)
-    return error / power
+    power = (_squares(wanted, _mean_frame(wanted, valid) if centred else None).sum(-1) * valid).sum(-1)
+    return error / power.clamp(min=TINY)
 
 
 def stream_error(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
@@ -244,10 +250,16 @@ def stream_error(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
     constant, which says nothing.
     """
     x, y, mask = at_least_fp32(found), at_least_fp32(wanted), valid[..., None]
-    mean = (y * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
     scale = (x * y * mask).sum((1, 2)) / (x.square() * mask).sum((1, 2)).clamp(min=TINY)
     error = ((scale.detach()[:, None, None] * x - y).square() * mask).sum((1, 2))
-    return error / ((y - mean).square() * mask).sum((1, 2)).clamp(min=TINY)
+    power = (_squares(y, _mean_frame(y, valid)).sum(-1) * valid).sum(-1)
+    return error / power.clamp(min=TINY)
+
+
+def _mean_frame(x: Tensor, valid: Tensor) -> Tensor:
+    """Mean of x (B, N, D) over an utterance's valid frames: (B, 1, D)."""
+    mask = valid[..., None]
+    return (at_least_fp32(x) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def _frames(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:

@@ -59,11 +59,11 @@ def _sums(
     output, sums, frames = None, {}, None
     chunk = draw_chunk(config)
     if config.uses_encoder:
-        blocks = list(model.encoder.each_block(features, lengths, chunk))
-        x, middle = blocks[-1], blocks[(len(blocks) - 1) // 2]
+        stream = list(model.encoder.residual_stream(features, lengths, chunk))
+        x, middle = stream[-1], stream[len(stream) // 2]
         encoded_lengths = subsampled(lengths, model.framing.factor)
         valid = valid_frames(encoded_lengths.to(x.device, non_blocking=True), x.shape[1])
-        output = Output(model.head(x) if config.uses_head else None, blocks, valid)
+        output = Output(model.head(x) if config.uses_head else None, stream, valid)
     if config.ctc:
         sums["ctc"] = _ctc_losses(
             model, batch, config.intermediate, output.log_probs, middle, encoded_lengths

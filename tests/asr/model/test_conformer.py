@@ -129,12 +129,13 @@ def test_frozen_statistics_are_those_of_evaluation_and_stay():
     assert norm.weight.grad.abs().sum() > 0
 
 
-def test_every_block_can_be_tapped():
+def test_the_residual_stream_is_before_and_after_every_block():
     encoder = Encoder(dataclasses.replace(TINY, layers=3), 20, "mala").eval()
     features, lengths = torch.randn(1, 30, 20), torch.tensor([30])
-    blocks = list(encoder.each_block(features, lengths))
-    assert not torch.equal(blocks[1], blocks[2]) and encoder(features, lengths)[1].tolist() == [8]
-    for x in reversed(blocks):
+    first, *stream = encoder.residual_stream(features, lengths)
+    assert torch.equal(first, encoder.subsampling(features, lengths)[0])
+    assert not torch.equal(stream[1], stream[2]) and encoder(features, lengths)[1].tolist() == [8]
+    for x in reversed(stream):
         assert torch.equal(x, encoder(features, lengths)[0])
         del encoder.blocks[-1]
 
