@@ -20,20 +20,15 @@ so that the command can be given in pieces (--variants) and again. The loss is t
 a piece, WER is greedy.
 """
 
-import json
-import os
-import re
 import shlex
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import NamedTuple
 
-from common import ROOT, make_parser
+from common import make_parser
+from trials import Result, done_or_train
 
-from asr.errors import UserError, run_program
-from asr.files import atomic_write
+from asr.errors import run_program
 
 VARIANTS = {
     "softmax": "--attention softmax",
@@ -51,79 +46,12 @@ MATCHING = (
     "--training.schedule cosine --training.peak_lr 2e-3 --training.warmup 10 --training.weight_decay 0 "
     "--training.clip 1 --training.average 0"
 )
-RESULT = "result.json"
-
-
-class Result(NamedTuple):
-    """Of a variant."""
-
-    command: str  # without what says where things lie
-    steps: int
-    train_loss: float
-    dev_loss: float
-    dev_wer: float
-    audio_hours: float
-    cpu_seconds: float  # of the last start of a run that was stopped
 
 
 def options_of(variant: str, teacher: str, more: list[str]) -> list[str]:
     """train.py's options for a variant, but for its folder."""
     matching = [*shlex.split(MATCHING), "--init", teacher, "--training.teacher", teacher] if teacher else []
     return [*matching, *more, *shlex.split(VARIANTS[variant])]
-
-
-def read_result(folder: Path, command: str) -> Result | None:
-    """What a finished variant gave; None where it is not done.
-
-    Raises:
-        UserError: it was trained by another command, or the file is damaged.
-    """
-    path = folder / RESULT
-    if not path.exists():
-        return None
-    try:
-        result = Result(**json.loads(path.read_text()))
-    except (ValueError, TypeError):
-        raise UserError(f"{path}: damaged; delete it, and the variant is looked at again") from None
-    if result.command != command:
-        raise UserError(f"{path}: trained by another command ({result.command}); name another --out")
-    return result
-
-
-def train(folder: Path, options: list[str], command: str) -> Result:
-    """Train a variant, or go on with it; its output goes to train.log and the screen."""
-    folder.mkdir(parents=True, exist_ok=True)
-    program = [sys.executable, "-u", str(ROOT / "train.py"), *options]
-    program += ["--out", str(folder), "--resume", "auto"]
-    with (folder / "train.log").open("a") as log:
-        running = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        lines = []
-        try:
-            for line in running.stdout:
-                lines.append(line.strip())
-                print(f"  {line}", end="", flush=True)
-                log.write(line)
-        except BaseException:
-            running.terminate()  # it saves, and goes on from there
-            running.wait()
-            raise
-        _, status, usage = os.wait4(running.pid, 0)
-        running.returncode = os.waitstatus_to_exitcode(status)
-    if running.returncode:
-        raise UserError(f"{folder}: {lines[-1].removeprefix('error: ') if lines else 'nothing was said'}")
-    # A run that was done already, and only not looked at, says nothing again.
-    return Result(command, *_numbers(folder), usage.ru_utime + usage.ru_stime)
-
-
-def _numbers(folder: Path) -> tuple[int, float, float, float, float]:
-    """Steps, loss, dev loss, dev WER, hours from the last lines of train.py that say them."""
-    log, number = (folder / "train.log").read_text(), r"([\d.]+|nan|inf)"
-    validated = re.findall(rf"^step (\d+): dev loss {number}, dev WER {number} % .*, {number} h", log, re.M)
-    trained = re.findall(rf"^step \d+/\d+: loss {number}", log, re.M)
-    if not validated or not trained:
-        raise UserError(f"{folder / 'train.log'}: says no dev loss; delete the folder and train again")
-    steps, loss, wer, hours = validated[-1]
-    return int(steps), float(trained[-1]), float(loss), float(wer), float(hours)
 
 
 def format_table(results: dict[str, Result]) -> str:
@@ -161,12 +89,7 @@ def main() -> None:
         folder = args.out / variant
         options = options_of(variant, args.teacher, more)
         command = shlex.join(["train.py", *options])
-        found = read_result(folder, command)
-        if not found:
-            print(f"{variant}: {command}", flush=True)
-            found = train(folder, options, command)
-            atomic_write(folder / RESULT, json.dumps(found._asdict(), indent=1) + "\n")
-        results[variant] = found
+        results[variant] = done_or_train(folder, options, command)
     print(format_table(results))
 
 

@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from ablations import RESULT, VARIANTS, options_of, read_result
+from ablations import VARIANTS, options_of
+from trials import RESULT, read_result
 
 from asr.errors import UserError
 from asr.training.config import parse_config

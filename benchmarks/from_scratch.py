@@ -1,0 +1,141 @@
+"""Each mechanism trained from scratch on the same speech in the same order, over seeds, and decoded.
+
+    python benchmarks/from_scratch.py --out exp/scratch --data DATA --splits dev test --jobs 6 \\
+        --attention softmax softmax:rotary linear mala inline nala --seeds 1 2 3 -- \\
+        --config recipes/librispeech/conformer_s.yaml --data.train '[train]' --data.tokenizer TOKENIZER
+
+What stands behind -- goes to train.py. NAME:POSITIONS is a mechanism with other positions than its own. With
+--jobs several trainings run side by side, which fill a GPU where one does not. Every training has a folder in
+--out: one that is done is not run again, and one that was stopped goes on, so that the command can be given
+in pieces (--attention, --seeds) and again.
+
+WER is greedy, a line an attention: of all seeds, and of the best and the worst. The difference is to the
+first attention in the list, utterance by utterance and over all seeds, with the 95 % interval of a paired
+bootstrap over utterances (asr/scoring/bootstrap.py). That says how far other utterances would move it; how
+far other seeds would, best and worst show.
+"""
+
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from common import ROOT, make_parser
+from trials import Result, done_or_train
+
+from asr.attention import ATTENTIONS
+from asr.errors import UserError, run_program
+from asr.scoring.bootstrap import compare
+from asr.scoring.errors import word_errors
+from asr.scoring.report.results import Decoded, decoded_path, read_decoded
+from asr.scoring.report.text import columns, interval_text
+
+
+class Trial(NamedTuple):
+    """One training."""
+
+    attention: str  # NAME or NAME:POSITIONS
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Its name in --out."""
+        return f"{self.attention.replace(':', '-')}-seed{self.seed}"
+
+    def options(self, more: list[str]) -> list[str]:
+        """train.py's, but for its folder."""
+        name, _, positions = self.attention.partition(":")
+        named = ["--attention", name, *(["--positions", positions] if positions else [])]
+        return [*more, *named, "--training.seed", str(self.seed)]
+
+
+class Outcome(NamedTuple):
+    """Of one training: how it went, and what was recognised of each split."""
+
+    result: Result
+    decoded: dict[str, list[Decoded]]
+
+
+def run(trial: Trial, out: Path, data: Path, splits: list[str], more: list[str]) -> Outcome:
+    """Train and decode what is not yet."""
+    folder, options = out / trial.folder, trial.options(more)
+    options += ["--data.folder", str(data)]
+    result = done_or_train(folder, options, shlex.join(["train.py", *options]), trial.folder)
+    return Outcome(result, {split: decode(folder, data, split) for split in splits})
+
+
+def decode(folder: Path, data: Path, split: str) -> list[Decoded]:
+    """What a training's last weights recognise, greedily."""
+    results = folder / "results" / split
+    path = decoded_path(results, split, "none")
+    if not path.exists():
+        program = [sys.executable, str(ROOT / "decode.py"), "--data", str(data), "--splits", split]
+        program += ["--checkpoint", str(folder / "checkpoints" / "last.ckpt"), "--out", str(results)]
+        done = subprocess.run(program, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"{folder}: {done.stderr.strip().splitlines()[-1].removeprefix('error: ')}")
+    return sorted(read_decoded(path), key=lambda utterance: utterance.id)
+
+
+def format_table(split: str, outcomes: dict[Trial, Outcome]) -> str:
+    """A line an attention: WER over seeds, and the difference to the first."""
+    rows = [["attention", "seeds", "audio h", "WER", "best", "worst", "difference", "95 % interval"]]
+    attentions = list(dict.fromkeys(trial.attention for trial in outcomes))
+    errors = {name: _errors(split, name, outcomes) for name in attentions}
+    first, words = errors[attentions[0]]
+    for name in attentions:
+        found, _ = errors[name]
+        rates = sorted(100 * found.sum(1) / words.sum())
+        hours = next(item.result.audio_hours for trial, item in outcomes.items() if trial.attention == name)
+        row = [name, str(len(found)), f"{hours:.1f}", f"{np.mean(rates):.2f}"]
+        row += [f"{rates[0]:.2f}", f"{rates[-1]:.2f}"]
+        if found is not first:
+            # Seeds are alike in number, so that sums of errors over words times seeds are means of rates.
+            paired = compare(np.column_stack([first.sum(0), found.sum(0), words * len(found)]))
+            row += [f"{paired.difference:+.2f}", interval_text(paired.ci95, signed=True)]
+        rows.append([*row, *[""] * (len(rows[0]) - len(row))])
+    return f"{split}\n{columns(rows)}"
+
+
+def _errors(split: str, attention: str, outcomes: dict[Trial, Outcome]) -> tuple[np.ndarray, np.ndarray]:
+    """Errors (seeds, utterances) and reference words (utterances,)."""
+    of = [outcome.decoded[split] for trial, outcome in outcomes.items() if trial.attention == attention]
+    counts = [[word_errors(item.ref, item.hyp) for item in decoded] for decoded in of]
+    return (
+        np.array([[item.total for item in row] for row in counts]),
+        np.array([item.words for item in counts[0]]),
+    )
+
+
+def main() -> None:
+    """Parse the command line, train and decode what is not done, print a table a split."""
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder of all trainings")
+    add("--data", type=Path, required=True, help="folder of manifests")
+    add("--splits", nargs="+", default=["dev"], help="to decode (%(default)s)")
+    add("--attention", nargs="+", default=["softmax", "linear", "mala"], help="mechanisms (%(default)s)")
+    add("--seeds", type=int, nargs="+", default=[1], help="(%(default)s)")
+    add("--jobs", type=int, default=1, help="trainings side by side (%(default)s)")
+    place = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    args, more = parser.parse_args(sys.argv[1:place]), sys.argv[place + 1 :]
+    for name in args.attention:
+        if name.partition(":")[0] not in ATTENTIONS:
+            raise UserError(f"--attention {name}: choose from {', '.join(ATTENTIONS)}")
+    # Seed by seed, so that an interrupted run has compared all mechanisms on the seeds that it has.
+    trials = [Trial(name, seed) for seed in args.seeds for name in args.attention]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        running = [pool.submit(run, trial, args.out, args.data, args.splits, more) for trial in trials]
+        try:
+            outcomes = {trial: item.result() for trial, item in zip(trials, running, strict=True)}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # those that run end with what they have saved
+            raise
+    print("\n\n".join(format_table(split, outcomes) for split in args.splits))
+
+
+if __name__ == "__main__":
+    run_program(main)
