@@ -26,6 +26,7 @@ from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig
 from asr.training.streaming import check_chunks
 
+HEAD = "head"  # the CTC head's name in a model
 TINY = 1e-12  # least power of an utterance's attention
 
 
@@ -165,7 +166,7 @@ def modules_to_match(model: Model, config: TrainingConfig) -> list[str]:
         else:
             parts = ["attention"] if config.distil_attention or config.distil_start == "nearest" else []
         names += [f"encoder.blocks.{index}.{part}" for part in parts]
-    return ["encoder.subsampling", *names, "head"] if config.distil_modules else names
+    return ["encoder.subsampling", *names, HEAD] if config.distil_modules else names
 
 
 def distillation_losses(
@@ -218,6 +219,9 @@ def module_error(model: Model, taught: Taught, centred: bool = False) -> Tensor:
 
         frames / M sum_m |f_m(x_m) - y_m|^2 / |y_m|^2
 
+    and, for the head among them, the divergence of its posteriors, in nats a frame: as numbers its
+    log-probabilities are mostly those of pieces that nobody said.
+
     x_m and y_m are what goes into and comes out of the teacher's module m of those M that are taught; norms
     are over the valid frames of an utterance. No module's error reaches another one. ``centred`` is
     ``layer_error``'s.
@@ -225,7 +229,11 @@ def module_error(model: Model, taught: Taught, centred: bool = False) -> Tensor:
     total = 0.0
     for name, (inputs, wanted) in taught.modules.items():
         valid = taught.valid[: len(wanted)]
-        total = total + layer_error(_frames(model.get_submodule(name)(*inputs)), wanted, valid, centred)
+        found = _frames(model.get_submodule(name)(*inputs))
+        if name == HEAD:
+            total = total + divergence(found, wanted, valid) / valid.sum(-1).clamp(min=1)
+        else:
+            total = total + layer_error(found, wanted, valid, centred)
     return total * valid.sum(-1) / len(taught.modules)
 
 

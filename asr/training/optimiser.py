@@ -11,6 +11,9 @@ BETAS = (0.9, 0.98)
 # PyTorch scales Muon's update to a root mean square of 0.2 learning rates. With 1 a step is as long as Adam's
 # first ones are, and one peak_lr suits both.
 STEP = 5.0
+# The learning rate of scales and biases beside Muon, over that of matrices. They have the farthest to go:
+# norms of trained models have biases of 3 and more, out of reach of AdamW's steps of one learning rate.
+VECTORS = 10.0
 
 
 def make_optimiser(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -26,8 +29,10 @@ def make_optimiser(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     return _adamw(decayed, rest, config.peak_lr, config.weight_decay)
 
 
-def _adamw(decayed: list[Tensor], rest: list[Tensor], lr: float, weight_decay: float) -> torch.optim.AdamW:
-    groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
+def _adamw(
+    decayed: list[Tensor], rest: list[Tensor], lr: float, weight_decay: float, vectors: float = 1.0
+) -> torch.optim.AdamW:
+    groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0, "lr": vectors * lr}]
     return torch.optim.AdamW(groups, lr=lr, betas=BETAS, weight_decay=weight_decay, fused=True)
 
 
@@ -40,7 +45,8 @@ class Muon(torch.optim.Optimizer):
     Args:
         matrices: parameters with two axes.
         kernels, rest: what AdamW is for, with weight decay and without.
-        lr, weight_decay: of all.
+        lr: of all, but ``VECTORS`` times it for ``rest``.
+        weight_decay: of all but ``rest``.
 
     Attributes:
         found_inf: a scalar that is not 0 where a step's gradient is not finite: the step is skipped, which
@@ -62,7 +68,7 @@ class Muon(torch.optim.Optimizer):
         self._muon = torch.optim.Muon(
             matrices, lr=STEP * lr, weight_decay=weight_decay / STEP, adjust_lr_fn="match_rms_adamw"
         )
-        self._adamw = _adamw(kernels, rest, lr, weight_decay)
+        self._adamw = _adamw(kernels, rest, lr, weight_decay, VECTORS)
         super().__init__(self._muon.param_groups + self._adamw.param_groups, {})
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from asr.training.config import TrainingConfig
-from asr.training.optimiser import BETAS, Muon, make_optimiser
+from asr.training.optimiser import BETAS, VECTORS, Muon, make_optimiser
 
 CONFIG = TrainingConfig(optimiser="muon", peak_lr=0.01, weight_decay=0.1)
 
@@ -41,7 +41,7 @@ def test_a_matrix_moves_by_its_orthogonal_gradient_and_the_rest_as_with_adamw():
 
     plain = copy.deepcopy(before)
     groups = [{"params": plain[1].weight}, {"params": [plain[0].bias, plain[1].bias, *plain[2].parameters()]}]
-    groups[1]["weight_decay"] = 0.0
+    groups[1] |= {"weight_decay": 0.0, "lr": VECTORS * 0.01}
     adamw = torch.optim.AdamW(groups, lr=0.01, betas=BETAS, weight_decay=0.1)
     descend(plain, adamw, 1)
     for name in ("0.bias", "1.weight", "1.bias", "2.weight", "2.bias"):
