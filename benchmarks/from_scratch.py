@@ -125,6 +125,8 @@ def main() -> None:
     for name in args.attention:
         if name.partition(":")[0] not in ATTENTIONS:
             raise UserError(f"--attention {name}: choose from {', '.join(ATTENTIONS)}")
+    if args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: at least 1")
     # Seed by seed, so that an interrupted run has compared all mechanisms on the seeds that it has.
     trials = [Trial(name, seed) for seed in args.seeds for name in args.attention]
     with ThreadPoolExecutor(args.jobs) as pool:

@@ -148,10 +148,12 @@ def test_two_ranks_with_half_the_batch_give_the_gradients_of_one_with_the_whole(
 ):
     config = TrainingConfig(**options)
     whole = gradients(config, slice(None), "all", untranscribed)
+    # A bias before batch norm has a gradient of 0, but for the rounding of what it is the sum of.
+    rounding = 1e-13 * max(value.abs().max().item() for name, value in whole.items() if "running" not in name)
     for found in run_two(tmp_path / "found", config, "all", untranscribed):
         assert found.keys() == whole.keys()
         for name, value in found.items():
-            assert torch.allclose(value, whole[name], rtol=1e-8, atol=1e-12), name
+            assert torch.allclose(value, whole[name], rtol=1e-8, atol=max(1e-12, rounding)), name
 
 
 def test_local_batch_statistics_are_those_of_a_run_of_one_process(tmp_path):
