@@ -139,7 +139,9 @@ TEACHING = {"ctc": 0.5, "distil_posteriors": 1.0, "distil_encoder": 0.1, "distil
         ({"ctc": 0.3, "transducer": 1.0}, []),
         ({"teacher": "softmax", **TEACHING}, []),
         ({"teacher": "softmax", **TEACHING}, [1, 3]),  # all of the second rank's
-        ({"teacher": "softmax", "ctc": 0.0, "distil_modules": 1.0}, []),
+        # A small weight, so that gradients are as great as the others': in a random model they are in the
+        # thousands, and so is the rounding of biases before batch norm, whose gradient is 0.
+        ({"teacher": "softmax", "ctc": 0.0, "distil_modules": 1e-3}, []),
     ],
     ids=str,
 )
@@ -148,12 +150,10 @@ def test_two_ranks_with_half_the_batch_give_the_gradients_of_one_with_the_whole(
 ):
     config = TrainingConfig(**options)
     whole = gradients(config, slice(None), "all", untranscribed)
-    # A bias before batch norm has a gradient of 0, but for the rounding of what it is the sum of.
-    rounding = 1e-13 * max(value.abs().max().item() for name, value in whole.items() if "running" not in name)
     for found in run_two(tmp_path / "found", config, "all", untranscribed):
         assert found.keys() == whole.keys()
         for name, value in found.items():
-            assert torch.allclose(value, whole[name], rtol=1e-8, atol=max(1e-12, rounding)), name
+            assert torch.allclose(value, whole[name], rtol=1e-8, atol=1e-12), name
 
 
 def test_local_batch_statistics_are_those_of_a_run_of_one_process(tmp_path):
