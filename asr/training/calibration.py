@@ -39,7 +39,7 @@ def calibrate(student: Model, taught: Taught) -> tuple[float, float]:
     """
     errors = [
         _nearest(student.get_submodule(name), inputs[0], wanted, taught.valid)
-        for name, (inputs, wanted) in taught.modules.items()
+        for name, (inputs, wanted, _) in taught.modules.items()
         if name.endswith(".attention")
     ]
     before, after = zip(*errors, strict=True)

@@ -87,6 +87,13 @@ class TrainingConfig:
             norms, attention, convolutions, CTC head), given the teacher's input to it; for a student of the
             teacher's dimension, layers and features that begins from nothing. It goes alone (with ctc 0),
             and trains all of them side by side; then a second training puts them together.
+        taught_modules: kinds of modules that distil_modules is about, the others staying as --init gives
+            them: subsampling, feed_forward, attention, convolution, norm, ctc; []: all.
+        shuffle_minutes: minutes of audio whose frames at the teacher's modules are kept (some 90 MB each for
+            a model of 13 M parameters), from which feed-forwards, convolutions, norms and the CTC head draw
+            theirs in distil_modules: a batch's own frames are of few utterances and much alike, and what is
+            drawn from half an hour allows far higher learning rates. 0: they have the batch's own. A
+            resumed run starts with none kept.
         distil_masks: whom SpecAugment masks: the student, or both.
         distil_start: weights (the attention starts from those that it has) or nearest (with each head's
             queries scaled and shifted so that each layer's starts nearest to the teacher's; MALA and InLine
@@ -142,6 +149,10 @@ class TrainingConfig:
     distil_blocks: float = 0.0
     distil_attention: float = 0.0
     distil_modules: float = 0.0
+    taught_modules: list[
+        Literal["subsampling", "feed_forward", "attention", "convolution", "norm", "ctc"]
+    ] = field(default_factory=list)
+    shuffle_minutes: float = 0.0
     distil_masks: Literal["student", "both"] = "student"
     distil_start: Literal["weights", "nearest"] = "weights"
     consistency: float = 0.0
@@ -374,6 +385,8 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.distil_blocks": 0 <= training.distil_blocks < math.inf,
         "--training.distil_attention": 0 <= training.distil_attention < math.inf,
         "--training.distil_modules": 0 <= training.distil_modules < math.inf,
+        "--training.shuffle_minutes": training.shuffle_minutes == 0
+        or 0.1 <= training.shuffle_minutes < math.inf,
         "--training.consistency": 0 <= training.consistency < math.inf,
         "--training.chunks": all(chunk > 0 for chunk in training.chunks),
         "--training.chunk_share": 0 < training.chunk_share <= 1,
@@ -450,6 +463,14 @@ def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
         # Batch norm would take the statistics of two passes.
         raise UserError(
             f"--training.distil_modules {training.distil_modules:g}: goes alone, with --training.ctc 0"
+        )
+    for name in ("taught_modules", "shuffle_minutes"):
+        if (value := getattr(training, name)) and not training.distil_modules:
+            raise UserError(f"--training.{name} {value}: wants --training.distil_modules")
+    if training.shuffle_minutes and training.chunks:
+        raise UserError(
+            f"--training.shuffle_minutes {training.shuffle_minutes:g}: its pieces are of the full context; "
+            "without --training.chunks"
         )
     if training.chunks and training.distils_layers and training.uses_encoder:
         raise UserError(

@@ -8,7 +8,7 @@ CALD (arXiv 2410.06846) matches layers of Wav2Vec2. Matching every module so is 
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from asr.model.conformer import resolve_size
 from asr.model.frames import subsampled, valid_frames
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig
+from asr.training.shuffling import Heard, ShuffledFrames, halos_of
 from asr.training.streaming import check_chunks
 
 HEAD = "head"  # the CTC head's name in a model
@@ -35,7 +36,7 @@ class Taught(NamedTuple):
 
     log_probs: Tensor  # (B, N, classes)
     stream: list[Tensor]  # (B, N, D), before the first block and after each, or after the last one alone
-    modules: dict[str, tuple[tuple, Tensor]]  # of those asked for, by name: inputs and output (B, N, ...)
+    modules: dict[str, Heard]  # of those asked for, by name
     valid: Tensor  # (B, N) bool
 
     def repeat(self, views: int) -> "Taught":
@@ -62,6 +63,7 @@ class Teacher:
         same_features: whether its front end makes the student's features.
         modules: names of those whose inputs and outputs are kept, which takes memory.
         whole_stream: whether what goes into and comes out of every block is kept, and not the last alone.
+        shuffle: frames of theirs that are kept and shuffled (``ShuffledFrames``); 0: each batch has its own.
         digest: changes with weights and configuration.
     """
 
@@ -69,20 +71,22 @@ class Teacher:
         self,
         model: Model,
         same_features: bool,
-        modules: Iterable[str] = (),
+        modules: Sequence[str] = (),
         whole_stream: bool = False,
+        shuffle: int = 0,
         digest: str = "",
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.same_features = same_features
         self.whole_stream = whole_stream
         self.digest = digest
-        self._modules: dict[str, tuple[tuple, Tensor]] = {}
+        self.shuffled = ShuffledFrames(shuffle, halos_of(model, modules)) if shuffle else None
+        self._modules: dict[str, Heard] = {}
         for name in modules:
             model.get_submodule(name).register_forward_hook(partial(self._keep, name))
 
     def _keep(self, name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        self._modules[name] = inputs, _frames(output)
+        self._modules[name] = Heard(inputs, _frames(output))
 
     @torch.no_grad()
     def teach(
@@ -105,6 +109,8 @@ class Teacher:
         valid = valid_frames(lengths.to(x.device, non_blocking=True), x.shape[1])
         log_probs = self.model.head(x)
         modules, self._modules = self._modules, {}
+        if self.shuffled:
+            modules = self.shuffled.exchange(modules, valid)
         return Taught(log_probs, stream, modules, valid)
 
 
@@ -152,7 +158,9 @@ def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokeni
     if config.distils_layers:
         check_chunks(model, config)
     digest = _digest(model, found.model)
-    return Teacher(model, same, modules_to_match(model, config), config.distil_blocks > 0, digest)
+    shuffle = round(60 * config.shuffle_minutes / found.model.framing.seconds)
+    names = modules_to_match(model, config)
+    return Teacher(model, same, names, config.distil_blocks > 0, shuffle, digest)
 
 
 def modules_to_match(model: Model, config: TrainingConfig) -> list[str]:
@@ -166,7 +174,18 @@ def modules_to_match(model: Model, config: TrainingConfig) -> list[str]:
         else:
             parts = ["attention"] if config.distil_attention or config.distil_start == "nearest" else []
         names += [f"encoder.blocks.{index}.{part}" for part in parts]
-    return ["encoder.subsampling", *names, HEAD] if config.distil_modules else names
+    if not config.distil_modules:
+        return names
+    names = ["encoder.subsampling", *names, HEAD]
+    return (
+        [name for name in names if kind_of(name) in config.taught_modules] if config.taught_modules else names
+    )
+
+
+def kind_of(name: str) -> str:
+    """What --training.taught_modules calls a module of that name."""
+    name = name.rpartition(".")[2]
+    return {HEAD: "ctc", "attention_norm": "norm"}.get(name, name.rstrip("12"))
 
 
 def distillation_losses(
@@ -227,14 +246,17 @@ def module_error(model: Model, taught: Taught, centred: bool = False) -> Tensor:
     ``layer_error``'s.
     """
     total = 0.0
-    for name, (inputs, wanted) in taught.modules.items():
-        valid = taught.valid[: len(wanted)]
+    for name, (inputs, wanted, counts) in taught.modules.items():
         found = _frames(model.get_submodule(name)(*inputs))
+        valid = taught.valid[: len(wanted)]
+        if counts is not None:  # pieces from anywhere, as one utterance
+            found, wanted, valid = (x.flatten(0, 1)[None] for x in (found, wanted, counts))
         if name == HEAD:
             total = total + divergence(found, wanted, valid) / valid.sum(-1).clamp(min=1)
         else:
             total = total + layer_error(found, wanted, valid, centred)
-    return total * valid.sum(-1) / len(taught.modules)
+    frames = taught.valid.sum(-1)
+    return total.repeat(len(frames) // len(total)) * frames / len(taught.modules)
 
 
 def layer_error(found: Tensor, wanted: Tensor, valid: Tensor, centred: bool = False) -> Tensor:

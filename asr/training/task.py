@@ -22,7 +22,7 @@ from asr.distributed import sum_over_ranks, take_from_first
 from asr.model.recogniser import Model
 from asr.scoring.errors import word_errors
 from asr.training.config import Config, TrainingConfig
-from asr.training.distillation import Teacher
+from asr.training.distillation import Teacher, modules_to_match
 from asr.training.losses import training_loss
 from asr.training.optimiser import make_optimiser
 from asr.training.skipping import REPORT_EVERY, SkippedSteps
@@ -195,11 +195,8 @@ def leave_alone(model: Model, config: TrainingConfig) -> None:
     """Keep still what no loss reaches: DDP waits for every other parameter's gradient."""
     if not config.uses_encoder:
         model.requires_grad_(False)
-        for block in model.encoder.blocks:
-            block.attention.requires_grad_(True)
-        if config.distil_modules:
-            model.encoder.requires_grad_(True)
-            model.head.requires_grad_(True)
+        for name in modules_to_match(model, config):
+            model.get_submodule(name).requires_grad_(True)
         return
     if model.head and not config.uses_head:
         model.head.requires_grad_(False)

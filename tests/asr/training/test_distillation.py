@@ -24,6 +24,7 @@ from asr.training.unit_streams import unit_streams
 
 ENCODER = EncoderConfig(dim=16, layers=2, heads=2, kernel=3, dropout=0.0)
 PLAIN = FrontendConfig(mels=20, speeds=(1.0,), time_masks=0, frequency_masks=0)
+ALONE = {"ctc": "0", "teacher": "x"}
 WEIGHTS = ("distil_posteriors", "distil_encoder", "distil_blocks", "distil_attention")
 
 
@@ -553,6 +554,19 @@ def test_any_sizes_do_for_posteriors(teacher_run):
         (
             {"distil_modules": "1", "teacher": "x"},
             "--training.distil_modules 1: goes alone, with --training.ctc 0",
+        ),
+        (
+            {"taught_modules": "[ctc]"},
+            r"--training.taught_modules \['ctc'\]: wants --training.distil_modules",
+        ),
+        ({"shuffle_minutes": "3"}, "--training.shuffle_minutes 3.0: wants --training.distil_modules"),
+        (
+            {"shuffle_minutes": "-3", "distil_modules": "1"} | ALONE,
+            "--training.shuffle_minutes -3.0: out of range",
+        ),
+        (
+            {"shuffle_minutes": "3", "chunks": "[4]", "distil_modules": "1"} | ALONE,
+            "--training.shuffle_minutes 3: its pieces are of the full context",
         ),
     ],
 )
