@@ -404,7 +404,8 @@ def _to_config(parsed: Namespace) -> Config:
         training = replace(training, accumulate=_batches_a_step(training))
     _check_losses(training, model)
     _check_frozen(training, model, parsed.init or parsed.resume)
-    if model.encoder.batch_norm == "frozen" and not (parsed.init or parsed.resume):
+    begun = parsed.init or parsed.resume or training.distil_modules  # which learns scales and biases to fit
+    if model.encoder.batch_norm == "frozen" and not begun:
         raise UserError("--encoder.batch_norm frozen: without --init there are no statistics to keep")
     if training.steps % training.validate_every:
         # A checkpoint comes with each validation; the run's end must have one.

@@ -576,6 +576,15 @@ def test_options_that_do_not_go_together_are_refused(options, message):
         parse_config(["--out", "x", *arguments])
 
 
+def test_batch_norm_stands_still_from_the_start_for_modules_alone():
+    arguments = ["--out", "x", "--encoder.batch_norm", "frozen"]
+    with pytest.raises(UserError, match=r"^--encoder\.batch_norm frozen: without --init"):
+        parse_config(arguments)
+    options = {"distil_modules": "1"} | ALONE
+    arguments += [part for name, value in options.items() for part in (f"--training.{name}", value)]
+    assert parse_config(arguments).model.encoder.batch_norm == "frozen"
+
+
 @pytest.mark.parametrize("weight", ["distil_posteriors", "distil_modules"])
 def test_what_a_ctc_head_learns_wants_one(weight):
     options = ["--head", "transducer", "--training.transducer", "0", "--training.teacher", "x"]
