@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.attention import ATTENTIONS
-from asr.checkpoints.origin import Source
+from asr.checkpoints.origin import TEACHER, USED, Source
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
 from asr.model.config import ModelConfig, model_to_dict
@@ -77,12 +77,13 @@ anything made from them, names their authors and keeps their licence:
 {sources}"""
 
 _DERIVED = """\
-Made from models of others and changed. Who shares it, or anything made from it, names their authors, keeps to
+{made} Who shares it, or anything made from it, names their authors, keeps to
 their licences and says that they were changed:
 
 {sources}
 
 {about}"""
+_BEGUN, _TAUGHT = "Made from models of others and changed.", "Made with models of others, as teachers alone."
 
 _UNKNOWN_TRAINING = """\
 What it was trained on by this recipe is to be stated by whoever shares this folder, with its licences."""
@@ -185,8 +186,9 @@ def _origin(origin: Sequence[Source], steps: int, about: str) -> str:
     for source in origin:
         rows = (f"| {_cell(name)} | {_cell(text)} |" for name, text in source.items())
         tables.append("\n".join(["| | |", "|---|---|", *rows]))
+    made = _TAUGHT if all(source.get(USED) == TEACHER for source in origin) else _BEGUN
     return (_DERIVED if steps else _ORIGIN).format(
-        sources="\n\n".join(tables), about=about or _UNKNOWN_TRAINING
+        made=made, sources="\n\n".join(tables), about=about or _UNKNOWN_TRAINING
     )
 
 

@@ -13,6 +13,7 @@ from asr.errors import UserError
 Source = dict[str, str]  # texts by name, in the order of a model card's table
 
 USED, CHANGED = "used", "changed"
+TEACHER = "as a teacher"
 
 
 def checked(value: Any, path: str | Path) -> list[Source]:
@@ -40,6 +41,9 @@ def begun_from(origin: Sequence[Source], attention: str, before: str) -> list[So
     exchanged = f"attention {before} exchanged for {attention}, " if attention != before else ""
     found = []
     for source in origin:
+        if source.get(USED) == TEACHER:  # nothing of it is in the weights, whatever becomes of them
+            found.append(source)
+            continue
         earlier = source.get(CHANGED)
         if earlier is None:
             changed = f"{exchanged}trained on by this recipe"
@@ -53,7 +57,7 @@ def begun_from(origin: Sequence[Source], attention: str, before: str) -> list[So
 def taught_by(origin: Sequence[Source]) -> list[Source]:
     """The sources of a model that learns from another one's outputs."""
     learnt = "learnt from its outputs; its weights are not in this model"
-    return [{**source, USED: "as a teacher", CHANGED: source.get(CHANGED, learnt)} for source in origin]
+    return [{**source, USED: TEACHER, CHANGED: source.get(CHANGED, learnt)} for source in origin]
 
 
 def joined(*origins: Sequence[Source]) -> list[Source]:

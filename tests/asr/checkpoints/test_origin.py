@@ -31,6 +31,12 @@ def test_what_was_changed_is_added_up():
     assert taught_by([first])[0]["changed"] == first["changed"]
 
 
+def test_of_a_teacher_nothing_changes_with_the_student():
+    taught = taught_by([NVIDIA])
+    assert begun_from(taught, "linear", "mala") == taught
+    assert joined(begun_from(taught, "linear", "mala"), taught) == taught
+
+
 @pytest.mark.parametrize("value", ["NVIDIA", [["a", "b"]], [{"licence": 4}], [{4: "licence"}], 7])
 def test_what_is_no_origin_is_named(value):
     with pytest.raises(UserError, match=r"^config\.json: origin is not"):
