@@ -176,10 +176,8 @@ def modules_to_match(model: Model, config: TrainingConfig) -> list[str]:
         names += [f"encoder.blocks.{index}.{part}" for part in parts]
     if not config.distil_modules:
         return names
-    names = ["encoder.subsampling", *names, HEAD]
-    return (
-        [name for name in names if kind_of(name) in config.taught_modules] if config.taught_modules else names
-    )
+    kinds, names = config.taught_modules, ["encoder.subsampling", *names, HEAD]
+    return [name for name in names if not kinds or kind_of(name) in kinds]
 
 
 def kind_of(name: str) -> str:
@@ -242,8 +240,8 @@ def module_error(model: Model, taught: Taught, centred: bool = False) -> Tensor:
     log-probabilities are mostly those of pieces that nobody said.
 
     x_m and y_m are what goes into and comes out of the teacher's module m of those M that are taught; norms
-    are over the valid frames of an utterance. No module's error reaches another one. ``centred`` is
-    ``layer_error``'s.
+    are over the valid frames of an utterance, or over all that were drawn where frames are shuffled. No
+    module's error reaches another one. ``centred`` is ``layer_error``'s.
     """
     total = 0.0
     for name, (inputs, wanted, counts) in taught.modules.items():
