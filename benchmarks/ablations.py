@@ -58,8 +58,9 @@ def format_table(results: dict[str, Result]) -> str:
     """A line a variant, as they were named."""
     lines = [f"{'variant':24}{'steps':>7}{'audio h':>9}{'loss':>8}{'dev loss':>10}{'dev WER':>9}{'CPU s':>8}"]
     for variant, found in results.items():
+        loss = format(found.train_loss, ".2f" if found.train_loss < 1e4 else ".0e")
         lines.append(
-            f"{variant:24}{found.steps:7}{found.audio_hours:9.1f}{found.train_loss:8.2f}{found.dev_loss:10.2f}"
+            f"{variant:24}{found.steps:7}{found.audio_hours:9.1f}{loss:>8}{found.dev_loss:10.2f}"
             f"{found.dev_wer:9.1f}{found.cpu_seconds:8.0f}"
         )
     return "\n".join(lines)
