@@ -42,7 +42,7 @@ def test_no_shift_of_all_heads_of_a_layer_is_better_than_what_is_found():
 
     def error(index: int, query: torch.nn.Linear, shift: float = 0.0) -> float:
         attention = student.encoder.blocks[index].attention
-        (x, *_), wanted = taught.modules[f"encoder.blocks.{index}.attention"]
+        (x, *_), wanted, _ = taught.modules[f"encoder.blocks.{index}.attention"]
         with torch.no_grad():
             attention.query.load_state_dict(query.state_dict())
             attention.query.bias -= shift

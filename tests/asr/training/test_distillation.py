@@ -484,6 +484,24 @@ def test_a_run_goes_on_with_its_teacher_only(teacher_run, corpus, tmp_path):
         run_with(corpus, out, *options, "--training.teacher", str(moved), "--training.steps", "6")
 
 
+def test_modules_that_learn_from_shuffled_frames_go_on_so(teacher_run, corpus, tmp_path, logged):
+    options = ["--attention", "mala", *SIZE, "--training.teacher", str(teacher_run), "--training.ctc", "0"]
+    options += ["--encoder.batch_norm", "frozen", "--training.distil_modules", "1", "--resume", "auto"]
+    options += ["--training.schedule", "noam", "--training.steps"]
+    few = ["--training.taught_modules", "[feed_forward,convolution]"]
+    shuffled = ["--training.shuffle_minutes", "0.5"]
+    first = run_with(corpus, tmp_path, *options, "2", *few, *shuffled)
+    more = run_with(corpus, tmp_path, *options, "4", *few, *shuffled)
+    assert more["global_step"] == 4 and min(logged["train_modules"]) > 0
+    for name, value in more["state_dict"].items():
+        still = not any(kind in name for kind in ("feed_forward", "convolution")) or "running" in name
+        assert torch.equal(value, first["state_dict"][name]) == still or "num_batches" in name, name
+    with pytest.raises(UserError, match=r"^--training.taught_modules \[\]: .* was trained with \["):
+        run_with(corpus, tmp_path, *options, "6", *shuffled)
+    with pytest.raises(UserError, match=r"^--training.shuffle_minutes 0.0: .* was trained with 0.5"):
+        run_with(corpus, tmp_path, *options, "6", *few)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
