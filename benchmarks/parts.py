@@ -29,7 +29,7 @@ from asr.model.frames import valid_frames
 from asr.model.frontend import as_float
 from asr.model.recogniser import Model
 from asr.scoring.errors import word_error_rate
-from asr.training.distillation import stream_error
+from asr.training.distances import stream_error
 from asr.training.unit_streams import unit_streams
 
 BATCH = 8  # utterances at a time

@@ -83,7 +83,10 @@ their licences and says that they were changed:
 {sources}
 
 {about}"""
-_BEGUN, _TAUGHT = "Made from models of others and changed.", "Made with models of others, as teachers alone."
+_BEGUN, _TAUGHT = (
+    "Made from models of others and changed.",
+    "Made with models of others as teachers, of which it learnt.",
+)
 
 _UNKNOWN_TRAINING = """\
 What it was trained on by this recipe is to be stated by whoever shares this folder, with its licences."""

@@ -14,6 +14,7 @@ Source = dict[str, str]  # texts by name, in the order of a model card's table
 
 USED, CHANGED = "used", "changed"
 TEACHER = "as a teacher"
+TEACHER_OF_MODULES = "as a teacher of every module"
 
 
 def checked(value: Any, path: str | Path) -> list[Source]:
@@ -41,7 +42,10 @@ def begun_from(origin: Sequence[Source], attention: str, before: str) -> list[So
     exchanged = f"attention {before} exchanged for {attention}, " if attention != before else ""
     found = []
     for source in origin:
-        if source.get(USED) == TEACHER:  # nothing of it is in the weights, whatever becomes of them
+        if source.get(USED) in (
+            TEACHER,
+            TEACHER_OF_MODULES,
+        ):  # which it stays, whatever becomes of the weights
             found.append(source)
             continue
         earlier = source.get(CHANGED)
@@ -54,10 +58,21 @@ def begun_from(origin: Sequence[Source], attention: str, before: str) -> list[So
     return found
 
 
-def taught_by(origin: Sequence[Source]) -> list[Source]:
-    """The sources of a model that learns from another one's outputs."""
-    learnt = "learnt from its outputs; its weights are not in this model"
-    return [{**source, USED: TEACHER, CHANGED: source.get(CHANGED, learnt)} for source in origin]
+def taught_by(origin: Sequence[Source], modules: bool = False) -> list[Source]:
+    """The sources of a model that learns from another one's outputs.
+
+    Args:
+        origin: the other's.
+        modules: whether each module learns what the same one of the other makes of the same inputs, which
+            finds the other's weights again (RESULTS.md, "From nothing, with a teacher").
+    """
+    used, learnt = TEACHER, "learnt from its outputs; none of its weights was taken over"
+    if modules:
+        used = TEACHER_OF_MODULES
+        learnt = (
+            "its modules learnt one by one, which finds its weights again but for the order of hidden units"
+        )
+    return [{**source, USED: used, CHANGED: source.get(CHANGED, learnt)} for source in origin]
 
 
 def joined(*origins: Sequence[Source]) -> list[Source]:

@@ -49,7 +49,8 @@ class EncoderConfig:
         batch_norm: statistics in training of the frames of all processes' batches (all), or of each one's own
             (local: no messages; validation and checkpoints then have the first process's averages), or those
             of the model that --init names, unchanged (frozen: imported models come with it, docs/imports.md;
-            without --init, for --training.distil_modules, mean 0 and variance 1, a plain scale and bias).
+            without --init, for --training.distil_modules and distil_stages, mean 0 and variance 1, a plain
+            scale and bias).
         subsampling: how features become frames.
     """
 

@@ -105,15 +105,21 @@ def _silent_locals(ours: dict[str, Tensor], kept: dict[str, Tensor]) -> dict[str
     }
 
 
-def origin_of(init: str, teacher: str, attention: str) -> list[Source]:
-    """The models of others that a new run's model, with this attention, is made from."""
+def origin_of(init: str, teacher: str, attention: str, modules: bool = False) -> list[Source]:
+    """The models of others that a new run's model is made from.
+
+    Args:
+        init, teacher: models that it begins and learns from, if any.
+        attention: the new model's.
+        modules: whether it learns module by module.
+    """
     begun, taught = [], []
     if init:
         content = read_trained(init)
         before = unpack_recipe(content, init).model.attention
         begun = begun_from(content["origin"], attention, before)
     if teacher:
-        taught = taught_by(read_origin(teacher))
+        taught = taught_by(read_origin(teacher), modules)
     return joined(begun, taught)
 
 

@@ -20,7 +20,8 @@ from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
 from asr.model.frontend import as_float
 from asr.model.recogniser import Model
-from asr.training.distillation import Taught, Teacher, layer_error
+from asr.training.distances import layer_error
+from asr.training.distillation import Taught, Teacher
 
 SHIFTS = (0, 1, 2, 3, 4, 6, 8)
 SCALES = (1, 2, 1 / 2, 1 / 4, 1 / 8, 1 / 16)

@@ -46,6 +46,9 @@ class DataConfig:
     workers: int = 0
 
 
+APART = ("distil_modules", "distil_stages")  # which go alone
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """How to train.
@@ -69,7 +72,7 @@ class TrainingConfig:
         average: decay of the exponential moving average of the weights, with which is validated and
             decoded; 0 for none.
         teacher: checkpoint, exported folder or FILE.nemo, with the same tokenizer and frame rate, to learn
-            from by the five losses named distil; none where it is empty.
+            from by the six losses named distil; none where it is empty.
         ctc: weight of CTC on the transcripts, where there is a CTC head. With a teacher, utterances without a
             transcript are trained on too, by what it says of them; with 0, and no transducer, none is read.
         transducer: weight of the transducer's loss; 1 where there is a transducer and nothing is said.
@@ -78,8 +81,13 @@ class TrainingConfig:
         distil_posteriors: weight of the divergence of CTC posteriors from the teacher's, in nats a frame.
         distil_encoder: weight of the mean squared difference of the last layer from the teacher's.
         distil_blocks: weight of the relative squared error of what goes into the first block and comes out
-            of each, in the student's own pass, for a student of the teacher's dimension and layers; it puts
-            together what distil_modules taught.
+            of each, in the student's own pass, from the teacher's at the same share of its depth; for a
+            student of the teacher's dimension, and as many layers or fewer. It puts together what
+            distil_modules or distil_stages taught.
+        distil_stages: weight of the relative squared error of the subsampling and of each of the student's
+            blocks, given the teacher's frames at the same share of its depth, and of the CTC head; for a
+            student of the teacher's dimension, and as many layers or fewer, that begins from nothing. It goes
+            alone (with ctc 0), and trains all stages side by side; distil_blocks puts them together.
         distil_attention: weight of the relative squared error of each layer's attention, given the teacher's
             input to it; for a student of the teacher's dimension and layers. Alone (with ctc 0) it trains the
             attention layers side by side and nothing else, which is cheaper.
@@ -94,6 +102,9 @@ class TrainingConfig:
             theirs in distil_modules: a batch's own frames are of few utterances and much alike, and what is
             drawn from half an hour allows far higher learning rates. 0: they have the batch's own. A
             resumed run starts with none kept.
+        remember_teacher: whether what the teacher says of each utterance is kept in memory, so that it
+            hears none twice: some 0.2 GB an hour of speech, 0.5 with distil_blocks or distil_stages. Only
+            right where it hears them alike each time: with --frontend.speeds [1.0].
         distil_masks: whom SpecAugment masks: the student, or both.
         distil_start: weights (the attention starts from those that it has) or nearest (with each head's
             queries scaled and shifted so that each layer's starts nearest to the teacher's; MALA and InLine
@@ -147,12 +158,14 @@ class TrainingConfig:
     distil_posteriors: float = 0.0
     distil_encoder: float = 0.0
     distil_blocks: float = 0.0
+    distil_stages: float = 0.0
     distil_attention: float = 0.0
     distil_modules: float = 0.0
     taught_modules: list[
         Literal["subsampling", "feed_forward", "attention", "convolution", "norm", "ctc"]
     ] = field(default_factory=list)
     shuffle_minutes: float = 0.0
+    remember_teacher: bool = False
     distil_masks: Literal["student", "both"] = "student"
     distil_start: Literal["weights", "nearest"] = "weights"
     consistency: float = 0.0
@@ -185,7 +198,12 @@ class TrainingConfig:
     @property
     def distils_layers(self) -> float:
         """The weights of what is learnt layer by layer."""
-        return self.distil_attention + self.distil_modules
+        return self.distil_attention + self.distils_apart
+
+    @property
+    def distils_apart(self) -> float:
+        """The weights of what is learnt on a teacher's own frames by all parts of a student, side by side."""
+        return sum(getattr(self, name) for name in APART)
 
     @property
     def uses_head(self) -> bool:
@@ -383,6 +401,7 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.distil_posteriors": 0 <= training.distil_posteriors < math.inf,
         "--training.distil_encoder": 0 <= training.distil_encoder < math.inf,
         "--training.distil_blocks": 0 <= training.distil_blocks < math.inf,
+        "--training.distil_stages": 0 <= training.distil_stages < math.inf,
         "--training.distil_attention": 0 <= training.distil_attention < math.inf,
         "--training.distil_modules": 0 <= training.distil_modules < math.inf,
         "--training.shuffle_minutes": training.shuffle_minutes == 0
@@ -402,9 +421,9 @@ def _to_config(parsed: Namespace) -> Config:
     check_ranges(checks, parsed)
     if training.step_seconds:
         training = replace(training, accumulate=_batches_a_step(training))
-    _check_losses(training, model)
+    _check_losses(training, model, parsed.data.join)
     _check_frozen(training, model, parsed.init or parsed.resume)
-    begun = parsed.init or parsed.resume or training.distil_modules  # which learns scales and biases to fit
+    begun = parsed.init or parsed.resume or training.distils_apart  # which learns scales and biases to fit
     if model.encoder.batch_norm == "frozen" and not begun:
         raise UserError("--encoder.batch_norm frozen: without --init there are no statistics to keep")
     if training.steps % training.validate_every:
@@ -445,7 +464,7 @@ def _check_heads(given: Namespace, head: str) -> None:
         raise UserError(f"--transducer.{option} {value}: an option of a transducer, but --head is {head}")
 
 
-def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
+def _check_losses(training: TrainingConfig, model: ModelConfig, join: float) -> None:
     """Raise UserError for losses that do not go together, or want a head that is not there."""
     distil = [name for name in vars(training) if name.startswith("distil_")]
     if not training.teacher:
@@ -460,19 +479,23 @@ def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
     if not training.uses_transcripts and not training.distils:
         weights = " ".join(f"--training.{head} 0" for head in model.heads)
         raise UserError(f"{weights}: nothing is left to learn from; --training.teacher gives something")
-    if training.distil_modules and (training.uses_encoder or training.distil_attention):
+    apart = [name for name in APART if getattr(training, name)]
+    if apart and (training.uses_encoder or training.distil_attention or len(apart) > 1):
         # Batch norm would take the statistics of two passes.
-        raise UserError(
-            f"--training.distil_modules {training.distil_modules:g}: goes alone, with --training.ctc 0"
-        )
+        weight = getattr(training, apart[0])
+        raise UserError(f"--training.{apart[0]} {weight:g}: goes alone, with --training.ctc 0")
     for name in ("taught_modules", "shuffle_minutes"):
         if (value := getattr(training, name)) and not training.distil_modules:
             raise UserError(f"--training.{name} {value}: wants --training.distil_modules")
+    if training.remember_teacher:
+        _check_remembering(training, model, join)
     if training.shuffle_minutes and training.chunks:
         raise UserError(
             f"--training.shuffle_minutes {training.shuffle_minutes:g}: its pieces are of the full context; "
             "without --training.chunks"
         )
+    if training.chunks and training.distil_stages:
+        raise UserError(f"--training.chunks {training.chunks}: distil_stages has the full context alone")
     if training.chunks and training.distils_layers and training.uses_encoder:
         raise UserError(
             f"--training.chunks {training.chunks}: with --training.distil_attention or distil_modules the "
@@ -487,7 +510,7 @@ def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
                 raise UserError(
                     f"--training.{head} 0: nothing would train that head; --head {other} leaves it out"
                 )
-    for name in ("distil_posteriors", "distil_modules"):
+    for name in ("distil_posteriors", *APART):
         if getattr(training, name) and "ctc" not in model.heads:
             raise UserError(
                 f"--training.{name} {getattr(training, name)}: wants a CTC head, but --head is {model.head}"
@@ -507,6 +530,24 @@ def _check_losses(training: TrainingConfig, model: ModelConfig) -> None:
             raise UserError(f"--training.{name} {getattr(training, name)}: wants --training.ctc, which is 0")
 
 
+def _check_remembering(training: TrainingConfig, model: ModelConfig, join: float) -> None:
+    """Raise UserError where a teacher would not say the same again, or says it in what is not kept."""
+    option = "--training.remember_teacher true"
+    if not training.teacher:
+        raise UserError(f"{option}: wants --training.teacher")
+    changing = {
+        f"--frontend.speeds {list(model.frontend.speeds)}": set(model.frontend.speeds) != {1.0},
+        f"--training.distil_masks {training.distil_masks}": training.distil_masks == "both",
+        f"--data.join {join:g}": join > 0,
+        f"--training.nonspeech {training.nonspeech:g}": training.nonspeech > 0,
+    }
+    for other, changes in changing.items():
+        if changes:
+            raise UserError(f"{option}: not with {other}, with which no utterance is heard twice alike")
+    if training.distil_attention or training.distil_modules:
+        raise UserError(f"{option}: what distil_attention and distil_modules learn from is not kept")
+
+
 def _check_frozen(training: TrainingConfig, model: ModelConfig, begun_from: str) -> None:
     """Raise UserError where what is to stay as it is is not there, or where nothing else is."""
     if not training.freeze:
@@ -519,8 +560,8 @@ def _check_frozen(training: TrainingConfig, model: ModelConfig, begun_from: str)
         raise UserError(f"{option}: random weights would stay so; it wants --init")
     if "encoder" in training.freeze and (training.distils_frames or training.distils_layers):
         raise UserError(
-            f"{option}: --training.distil_encoder, distil_blocks, distil_attention and distil_modules would "
-            "teach it nothing"
+            f"{option}: --training.distil_encoder, distil_blocks, distil_attention, distil_modules and "
+            "distil_stages would teach it nothing"
         )
     weights = {"ctc": training.ctc + training.distil_posteriors, "transducer": training.transducer}
     if "encoder" in training.freeze and not any(

@@ -8,14 +8,13 @@ CALD (arXiv 2410.06846) matches layers of Wav2Vec2. Matching every module so is 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from asr.attention.base import at_least_fp32
 from asr.checkpoints.checkpoint import check_tokenizer, load_model
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
@@ -24,24 +23,26 @@ from asr.model.conformer import resolve_size
 from asr.model.frames import subsampled, valid_frames
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig
+from asr.training.distances import distance, divergence, layer_error, stream_error
 from asr.training.shuffling import Heard, ShuffledFrames, halos_of
 from asr.training.streaming import check_chunks
+from asr.training.teacher_memory import TeacherMemory
 
 HEAD = "head"  # the CTC head's name in a model
-TINY = 1e-12  # least power of an utterance's attention
 
 
 class Taught(NamedTuple):
     """What a teacher makes of a batch. Without gradients."""
 
     log_probs: Tensor  # (B, N, classes)
-    stream: list[Tensor]  # (B, N, D), before the first block and after each, or after the last one alone
+    stream: dict[int, Tensor]  # (B, N, D) by depth: 0 before the first block, n after the nth
     modules: dict[str, Heard]  # of those asked for, by name
     valid: Tensor  # (B, N) bool
 
     def repeat(self, views: int) -> "Taught":
         """For a batch that comes so many times; what modules hear, which no view decides, stays as it is."""
-        log_probs, *stream = (x.repeat(views, 1, 1) for x in (self.log_probs, *self.stream))
+        stream = {depth: x.repeat(views, 1, 1) for depth, x in self.stream.items()}
+        log_probs = self.log_probs.repeat(views, 1, 1)
         return self._replace(log_probs=log_probs, stream=stream, valid=self.valid.repeat(views, 1))
 
 
@@ -62,8 +63,9 @@ class Teacher:
         model: put into evaluation mode.
         same_features: whether its front end makes the student's features.
         modules: names of those whose inputs and outputs are kept, which takes memory.
-        whole_stream: whether what goes into and comes out of every block is kept, and not the last alone.
+        depths: of the frames that are kept between blocks (``Taught.stream``); the last block's always are.
         shuffle: frames of theirs that are kept and shuffled (``ShuffledFrames``); 0: each batch has its own.
+        memory: what it has said before, which is recalled; None: it hears every batch.
         digest: changes with weights and configuration.
     """
 
@@ -72,13 +74,15 @@ class Teacher:
         model: Model,
         same_features: bool,
         modules: Sequence[str] = (),
-        whole_stream: bool = False,
+        depths: Iterable[int] = (),
         shuffle: int = 0,
+        memory: TeacherMemory | None = None,
         digest: str = "",
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.same_features = same_features
-        self.whole_stream = whole_stream
+        self.depths = {*depths, len(model.encoder.blocks)}
+        self.memory = memory
         self.digest = digest
         self.shuffled = ShuffledFrames(shuffle, halos_of(model, modules)) if shuffle else None
         self._modules: dict[str, Heard] = {}
@@ -90,7 +94,13 @@ class Teacher:
 
     @torch.no_grad()
     def teach(
-        self, waveforms: Tensor, samples: Tensor, features: Tensor, frames: Tensor, chunk: int = 0
+        self,
+        waveforms: Tensor,
+        samples: Tensor,
+        features: Tensor,
+        frames: Tensor,
+        chunk: int = 0,
+        ids: Sequence[str] = (),
     ) -> Taught:
         """What it makes of a batch.
 
@@ -98,20 +108,28 @@ class Teacher:
             waveforms, samples: (B, S) and lengths (B,), as a student's front end hears them.
             features, frames: (B, T, mels) and lengths (B,) of the student, taken where they are the same.
             chunk: in which it hears, in encoded frames; 0 for the full context.
+            ids: of the utterances, by which a memory, if there is one, knows them.
         """
         if not self.same_features:
             features, frames = self.model.frontend.features(waveforms, samples)
-        self._modules = {}
-        stream: list[Tensor] = []
-        for x in self.model.encoder.residual_stream(features, frames, chunk):
-            stream = [*stream, x] if self.whole_stream else [x]
         lengths = subsampled(frames, self.model.framing.factor)
-        valid = valid_frames(lengths.to(x.device, non_blocking=True), x.shape[1])
-        log_probs = self.model.head(x)
+        said = self.memory and self.memory.recall(ids, waveforms.device)
+        self._modules = {}
+        log_probs, stream = said or self._hear(features, frames, chunk)
+        if self.memory and not said:
+            self.memory.keep(ids, log_probs, stream, lengths)
+        valid = valid_frames(lengths.to(log_probs.device, non_blocking=True), log_probs.shape[1])
         modules, self._modules = self._modules, {}
         if self.shuffled:
             modules = self.shuffled.exchange(modules, valid)
         return Taught(log_probs, stream, modules, valid)
+
+    def _hear(self, features: Tensor, frames: Tensor, chunk: int) -> tuple[Tensor, dict[int, Tensor]]:
+        stream = {}
+        for depth, x in enumerate(self.model.encoder.residual_stream(features, frames, chunk)):
+            if depth in self.depths:
+                stream[depth] = x
+        return self.model.head(x), stream
 
 
 def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokenizer) -> Teacher | None:
@@ -133,10 +151,10 @@ def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokeni
             f"{option}: its frames are {1000 * found.model.framing.seconds:g} ms long, the student's "
             f"{1000 * student.framing.seconds:g} ms (--encoder.subsampling.factor)"
         )
-    by_layer = ("distil_attention", "distil_modules", "distil_blocks")
-    by_layer = [name for name in by_layer if getattr(config, name)]
+    by_layer = [name for name in ("distil_attention", "distil_modules") if getattr(config, name)]
     by_layer += ["distil_start"] if config.distil_start == "nearest" else []
-    wide = by_layer + (["distil_encoder"] if config.distil_encoder else [])
+    by_depth = [name for name in ("distil_blocks", "distil_stages") if getattr(config, name)]
+    wide = by_layer + by_depth + (["distil_encoder"] if config.distil_encoder else [])
     if wide and here.dim != there.dim:
         raise UserError(
             f"--training.{wide[0]}: the teacher's dimension is {there.dim}, the student's {here.dim}; only "
@@ -145,6 +163,11 @@ def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokeni
     if by_layer and here.layers != there.layers:
         raise UserError(
             f"--training.{by_layer[0]}: the teacher has {there.layers} layers, the student {here.layers}"
+        )
+    if by_depth and here.layers > there.layers:
+        raise UserError(
+            f"--training.{by_depth[0]}: the teacher has {there.layers} layers, the student {here.layers}; at "
+            "most as many can be taught so"
         )
     # Running features begin with the mean of the data that each was trained on.
     running = "running" in (student.frontend.normalise, found.model.frontend.normalise)
@@ -159,8 +182,10 @@ def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokeni
         check_chunks(model, config)
     digest = _digest(model, found.model)
     shuffle = round(60 * config.shuffle_minutes / found.model.framing.seconds)
-    names = modules_to_match(model, config)
-    return Teacher(model, same, names, config.distil_blocks > 0, shuffle, digest)
+    staged = config.distil_blocks + config.distil_stages > 0
+    depths = matched_depths(here.layers, there.layers) if staged else ()
+    memory = TeacherMemory() if config.remember_teacher else None
+    return Teacher(model, same, modules_to_match(model, config), depths, shuffle, memory, digest)
 
 
 def modules_to_match(model: Model, config: TrainingConfig) -> list[str]:
@@ -180,6 +205,11 @@ def modules_to_match(model: Model, config: TrainingConfig) -> list[str]:
     return [name for name in names if not kinds or kind_of(name) in kinds]
 
 
+def matched_depths(layers: int, teacher_layers: int) -> list[int]:
+    """Before a student's first block and after each: after how many of the teacher's it is as deep."""
+    return [round(teacher_layers * index / layers) for index in range(layers + 1)]
+
+
 def kind_of(name: str) -> str:
     """What --training.taught_modules calls a module of that name."""
     name = name.rpartition(".")[2]
@@ -187,14 +217,20 @@ def kind_of(name: str) -> str:
 
 
 def distillation_losses(
-    model: Model, config: TrainingConfig, taught: Taught, output: Output | None
+    model: Model,
+    config: TrainingConfig,
+    taught: Taught,
+    output: Output | None,
+    features: Tensor,
+    frames: Tensor,
 ) -> dict[str, Tensor]:
     """Each utterance's losses by their names, (B,), summed over frames; those that have a weight.
 
     Args:
         model: the student.
         taught: what the teacher makes of the batch, or of each view of it.
-        output: what the student makes of it, or of each view of it; not wanted for modules side by side.
+        output: what the student makes of it, or of each view of it; not wanted for what learns side by side.
+        features, frames: (B, T, mels) and lengths (B,), which the student hears.
     """
     losses = {}
     if output:
@@ -204,31 +240,43 @@ def distillation_losses(
     if config.distil_posteriors:
         losses["posteriors"] = divergence(output.log_probs[:, :n], taught.log_probs[:, :n], valid)
     if config.distil_encoder:
-        losses["encoder"] = distance(output.stream[-1][:, :n], taught.stream[-1][:, :n], valid)
+        losses["encoder"] = distance(
+            output.stream[-1][:, :n], taught.stream[max(taught.stream)][:, :n], valid
+        )
     if config.distil_blocks:
-        pairs = zip(output.stream, taught.stream, strict=True)
-        errors = [stream_error(found[:, :n], wanted[:, :n], valid) for found, wanted in pairs]
+        depths = matched_depths(len(model.encoder.blocks), max(taught.stream))
+        pairs = zip(output.stream, depths, strict=True)
+        errors = [stream_error(found[:, :n], taught.stream[depth][:, :n], valid) for found, depth in pairs]
         losses["blocks"] = sum(errors) * valid.sum(-1) / len(errors)
     if config.distil_attention:
         losses["attention"] = module_error(model, taught)
     if config.distil_modules:
         losses["modules"] = module_error(model, taught, centred=True)
+    if config.distil_stages:
+        losses["stages"] = stages_error(model, taught, features, frames)
     return losses
 
 
-def divergence(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
-    """Sum over frames of KL(wanted || found) in nats: (B,).
+def stages_error(model: Model, taught: Taught, features: Tensor, frames: Tensor) -> Tensor:
+    """Error of the student's stages, each on the teacher's frames before it, times frames: (B,).
 
-    Args:
-        found, wanted: log-probabilities (B, N, classes).
-        valid: (B, N).
+        frames / S (|f_0(features) - y_0|^2 / v_0 + sum_k |f_k(y_(k-1)) - y_k|^2 / v_k + KL of the head)
+
+    f_0 is the subsampling, f_k the student's block k, and y_k the teacher's frames at the same share of its
+    depth, v_k their |y_k - mean y_k|^2 over the utterance; the head hears the teacher's last frames. S counts
+    all of them. No stage's error reaches another one.
     """
-    return ((wanted.exp() * (wanted - found)).sum(-1) * valid).sum(-1)
-
-
-def distance(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
-    """Sum over frames of the mean squared difference of x (B, N, D): (B,)."""
-    return (_squares(found, wanted).mean(-1) * valid).sum(-1)
+    encoder = model.encoder
+    depths = matched_depths(len(encoder.blocks), max(taught.stream))
+    first, _ = encoder.subsampling(features, frames.to(features.device, non_blocking=True))
+    n = min(first.shape[1], taught.valid.shape[1])  # edges of features may differ by a frame
+    valid = taught.valid[:, :n]
+    wanted = [taught.stream[depth][:, :n] for depth in depths]
+    found = [first[:, :n]]
+    found += [block(x, valid) for block, x in zip(encoder.blocks, wanted, strict=False)]
+    errors = [layer_error(x, y, valid, centred=True) for x, y in zip(found, wanted, strict=True)]
+    head = divergence(model.head(wanted[-1]), taught.log_probs[:, :n], valid)
+    return (sum(errors) * valid.sum(-1) + head) / (len(errors) + 1)
 
 
 def module_error(model: Model, taught: Taught, centred: bool = False) -> Tensor:
@@ -257,47 +305,9 @@ def module_error(model: Model, taught: Taught, centred: bool = False) -> Tensor:
     return total.repeat(len(frames) // len(total)) * frames / len(taught.modules)
 
 
-def layer_error(found: Tensor, wanted: Tensor, valid: Tensor, centred: bool = False) -> Tensor:
-    """|found - wanted|^2 / |wanted|^2 of x (B, N, D) over the valid frames (B, N): (B,).
-
-    ``centred``, over |wanted - its mean frame|^2: a trained module's output may be a constant for the most
-    part, which says nothing and is soon learnt.
-    """
-    error = (_squares(found, wanted).sum(-1) * valid).sum(-1)
-    power = (_squares(wanted, _mean_frame(wanted, valid) if centred else None).sum(-1) * valid).sum(-1)
-    return error / power.clamp(min=TINY)
-
-
-def stream_error(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
-    """Error of x (B, N, D) over the variance of y (B, N, D), for the best scale: (B,).
-
-        min_a |a x - y|^2 / |y - mean y|^2
-
-    over the valid frames (B, N) of an utterance; ``mean y`` (D) is theirs. Frames between blocks are read
-    through layer norms, so that they may have any scale, and in a trained model most of their power may be a
-    constant, which says nothing.
-    """
-    x, y, mask = at_least_fp32(found), at_least_fp32(wanted), valid[..., None]
-    scale = (x * y * mask).sum((1, 2)) / (x.square() * mask).sum((1, 2)).clamp(min=TINY)
-    error = ((scale.detach()[:, None, None] * x - y).square() * mask).sum((1, 2))
-    power = (_squares(y, _mean_frame(y, valid)).sum(-1) * valid).sum(-1)
-    return error / power.clamp(min=TINY)
-
-
-def _mean_frame(x: Tensor, valid: Tensor) -> Tensor:
-    """Mean of x (B, N, D) over an utterance's valid frames: (B, 1, D)."""
-    mask = valid[..., None]
-    return (at_least_fp32(x) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
-
-
 def _frames(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     """Subsampling gives lengths as well."""
     return output[0] if isinstance(output, tuple) else output
-
-
-def _squares(x: Tensor, other: Tensor | None = None) -> Tensor:
-    x = at_least_fp32(x)
-    return (x if other is None else x - at_least_fp32(other)).square()
 
 
 def _features(config: ModelConfig) -> tuple:

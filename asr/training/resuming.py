@@ -31,6 +31,7 @@ FIXED = (
         "distil_posteriors",
         "distil_encoder",
         "distil_blocks",
+        "distil_stages",
         "distil_attention",
         "distil_modules",
     ),
@@ -41,7 +42,12 @@ FIXED = (
 # The teacher's path may change; what lies there may not (``check_teacher``).
 FREE = (
     *("steps", "skip_limit", "validate_every", "keep", "precision", "kernels", "compile", "accelerator"),
-    *("checkpoint_minutes", "step_seconds", "teacher"),  # step_seconds is another word for accumulate
+    *(
+        "checkpoint_minutes",
+        "step_seconds",
+        "teacher",
+        "remember_teacher",
+    ),  # step_seconds is another word for accumulate
 )
 
 _ADVICE = "start a new run from its weights: --init {} and another --out"

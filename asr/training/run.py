@@ -64,8 +64,10 @@ def train(config: Config) -> None:
             if rank_zero_only.rank == 0:
                 print(line)
     if not before:
-        task.origin = origin_of(config.init, config.training.teacher, config.model.attention)
-    if config.training.distil_modules:
+        task.origin = origin_of(
+            config.init, config.training.teacher, config.model.attention, config.training.distil_modules > 0
+        )
+    if config.training.distils_apart:
         unit_streams_on(task.teacher.model, data.train, tokenizer)
     if config.training.distil_start == "nearest" and not before:
         found = calibrate_on(task.model, task.teacher, data.train, tokenizer)

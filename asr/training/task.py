@@ -193,6 +193,8 @@ class TrainingTask(L.LightningModule):
 
 def leave_alone(model: Model, config: TrainingConfig) -> None:
     """Keep still what no loss reaches: DDP waits for every other parameter's gradient."""
+    if config.distil_stages:
+        return
     if not config.uses_encoder:
         model.requires_grad_(False)
         for name in modules_to_match(model, config):

@@ -26,13 +26,16 @@ def test_what_was_changed_is_added_up():
     [second] = begun_from([first], "linear", "mala")
     assert second["changed"].endswith("; then attention mala exchanged for linear, trained on")
     [taught] = taught_by([NVIDIA])
-    assert taught["used"] == "as a teacher" and "not in this model" in taught["changed"]
+    assert taught["used"] == "as a teacher" and "none of its weights was taken over" in taught["changed"]
+    [copied] = taught_by([NVIDIA], modules=True)
+    assert copied["used"] == "as a teacher of every module" and "finds its weights again" in copied["changed"]
     assert joined([first], [taught], [first]) == [first, taught]
     assert taught_by([first])[0]["changed"] == first["changed"]
 
 
-def test_of_a_teacher_nothing_changes_with_the_student():
-    taught = taught_by([NVIDIA])
+@pytest.mark.parametrize("modules", [False, True])
+def test_of_a_teacher_nothing_changes_with_the_student(modules):
+    taught = taught_by([NVIDIA], modules)
     assert begun_from(taught, "linear", "mala") == taught
     assert joined(begun_from(taught, "linear", "mala"), taught) == taught
 

@@ -10,7 +10,8 @@ from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
 from asr.training.calibration import SCALES, SHIFTS, calibrate, calibrate_on
 from asr.training.config import TrainingConfig
-from asr.training.distillation import Teacher, layer_error, module_error, modules_to_match
+from asr.training.distances import layer_error
+from asr.training.distillation import Teacher, module_error, modules_to_match
 
 ENCODER = EncoderConfig(dim=16, layers=3, heads=2, kernel=3, dropout=0.0)
 FRONTEND = FrontendConfig(mels=20)

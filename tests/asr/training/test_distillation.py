@@ -15,8 +15,9 @@ from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig, SubsamplingConfig
 from asr.model.frontend import FrontendConfig
 from asr.model.recogniser import Model
-from asr.training.config import TrainingConfig, parse_config
-from asr.training.distillation import Teacher, distance, divergence, load_teacher, modules_to_match
+from asr.training.config import APART, TrainingConfig, parse_config
+from asr.training.distances import distance, divergence, stream_error
+from asr.training.distillation import Teacher, load_teacher, matched_depths, modules_to_match
 from asr.training.losses import training_loss
 from asr.training.run import train
 from asr.training.task import TrainingTask, leave_alone
@@ -49,7 +50,8 @@ def make_batch(rows=slice(0, 3), padding: int = 0) -> Batch:
 def losses(student: Model, teacher: Model, batch: Batch, same: bool = True, **options):
     config = TrainingConfig(teacher="x", **{"ctc": 0.0} | options)
     torch.manual_seed(1)
-    taught_by = Teacher(teacher, same, modules_to_match(teacher, config), config.distil_blocks > 0)
+    depths = matched_depths(len(student.encoder.blocks), len(teacher.encoder.blocks))
+    taught_by = Teacher(teacher, same, modules_to_match(teacher, config), depths)
     return training_loss(student, batch, config, taught_by)
 
 
@@ -102,6 +104,39 @@ class TestReferences:
                 error += ((line.solution * x - y).norm() / (y - y.mean(0)).norm()).item() ** 2 / 3
             wanted.append(error * len(x))
         found = losses(student, teacher, batch, distil_blocks=0.6)
+        assert found.utterances.tolist() == pytest.approx([0.6 * x for x in wanted], rel=1e-9)
+
+    def test_blocks_of_a_student_with_fewer(self, pair):
+        student, teacher = pair[0], build("softmax", 2, layers=4).eval()
+        batch, wanted = make_batch(), []
+        for waveform, n in zip(batch.waveforms, batch.lengths, strict=True):
+            features = student.frontend(waveform[None, :n], torch.tensor([n]))
+            ours, theirs = (list(m.encoder.residual_stream(*features)) for m in (student, teacher))
+            valid = torch.ones(ours[0].shape[:2], dtype=torch.bool)
+            errors = [stream_error(ours[i], theirs[2 * i], valid).item() for i in range(3)]
+            wanted.append(sum(errors) / 3 * len(ours[0][0]))
+        found = losses(student, teacher, batch, distil_blocks=1.0)
+        assert found.utterances.tolist() == pytest.approx(wanted, rel=1e-9)
+
+    def test_stages(self, pair):
+        """Two blocks in the place of four, each on the teacher's frames before it."""
+        student, teacher = pair[0], build("softmax", 2, layers=4).eval()
+        batch, wanted = make_batch(), []
+        for waveform, n in zip(batch.waveforms, batch.lengths, strict=True):
+            features = student.frontend(waveform[None, :n], torch.tensor([n]))
+            y = [x[0] for x in teacher.encoder.residual_stream(*features)]
+            valid = torch.ones(1, len(y[0]), dtype=torch.bool)
+            first, _ = student.encoder.subsampling(*features)
+            found = [first[0]] + [
+                block(y[2 * i][None], valid)[0] for i, block in enumerate(student.encoder.blocks)
+            ]
+            error = sum(
+                ((x - z).norm() / (z - z.mean(0)).norm()).item() ** 2
+                for x, z in zip(found, (y[0], y[2], y[4]), strict=True)
+            )
+            p, q = teacher.head(y[4]), student.head(y[4])
+            wanted.append((error * len(y[0]) + (p.exp() * (p - q)).sum().item()) / 4)
+        found = losses(student, teacher, batch, distil_stages=0.6)
         assert found.utterances.tolist() == pytest.approx([0.6 * x for x in wanted], rel=1e-9)
 
     def test_blocks_may_have_any_scale(self, pair):
@@ -170,12 +205,12 @@ class TestReferences:
 
     def test_nothing_is_left_to_learn_from_oneself(self):
         student, teacher = build("mala", 1).eval(), build("mala", 1).eval()
-        for options in (dict.fromkeys(WEIGHTS, 1.0), {"distil_modules": 1.0}):
+        for options in (dict.fromkeys(WEIGHTS, 1.0), *({name: 1.0} for name in APART)):
             found = losses(student, teacher, make_batch(), **options)
             assert abs(found.total.item()) < 1e-12
 
 
-@pytest.mark.parametrize("weight", [*WEIGHTS, "distil_modules"])
+@pytest.mark.parametrize("weight", [*WEIGHTS, *APART])
 @pytest.mark.parametrize("attention", ["mala", "softmax", "mala,softmax"])
 def test_padding_and_batch_mates_change_nothing(weight, attention):
     student, teacher = build(attention, 1).eval(), build("softmax", 2)
@@ -197,7 +232,7 @@ def test_padding_of_posteriors_and_frames_is_left_out():
 
 @pytest.mark.parametrize(
     "options",
-    [{name: 1.0} for name in (*WEIGHTS, "distil_modules")] + [dict.fromkeys(WEIGHTS, 1.0)],
+    [{name: 1.0} for name in (*WEIGHTS, *APART)] + [dict.fromkeys(WEIGHTS, 1.0)],
     ids=str,
 )
 def test_gradients_reach_the_student_alone(options):
@@ -218,7 +253,7 @@ def test_gradients_reach_the_student_alone(options):
         assert any("feed_forward" in name for name in learnt)
 
 
-@pytest.mark.parametrize("weight", ["distil_attention", "distil_modules"])
+@pytest.mark.parametrize("weight", ["distil_attention", *APART])
 def test_layers_side_by_side_leave_the_students_own_forward_out(monkeypatch, weight):
     student, teacher = build("mala", 1).train(), build("softmax", 2)
     monkeypatch.setattr(student.encoder, "residual_stream", None)
@@ -527,6 +562,12 @@ def test_modules_that_learn_from_shuffled_frames_go_on_so(teacher_run, corpus, t
             "--training.distil_modules: the teacher has 2 layers, the student 3",
         ),
         (
+            {"layers": 3},
+            {"distil_stages": 1.0},
+            "--training.distil_stages: the teacher has 2 layers, the student 3; at most",
+        ),
+        ({"dim": 8}, {"distil_stages": 1.0}, "--training.distil_stages: the teacher's dimension is 16"),
+        (
             {"mels": 40},
             {"distil_modules": 1.0},
             "--training.distil_modules: the teacher's features are not the student's",
@@ -574,6 +615,14 @@ def test_any_sizes_do_for_posteriors(teacher_run):
             "--training.distil_modules 1: goes alone, with --training.ctc 0",
         ),
         (
+            {"distil_modules": "1", "distil_stages": "1"} | ALONE,
+            "--training.distil_modules 1: goes alone",
+        ),
+        (
+            {"distil_stages": "1", "chunks": "[4]"} | ALONE,
+            r"--training.chunks \[4\]: distil_stages has the full context alone",
+        ),
+        (
             {"taught_modules": "[ctc]"},
             r"--training.taught_modules \['ctc'\]: wants --training.distil_modules",
         ),
@@ -594,16 +643,17 @@ def test_options_that_do_not_go_together_are_refused(options, message):
         parse_config(["--out", "x", *arguments])
 
 
-def test_batch_norm_stands_still_from_the_start_for_modules_alone():
+@pytest.mark.parametrize("weight", APART)
+def test_batch_norm_stands_still_from_the_start_for_modules_and_stages_alone(weight):
     arguments = ["--out", "x", "--encoder.batch_norm", "frozen"]
     with pytest.raises(UserError, match=r"^--encoder\.batch_norm frozen: without --init"):
         parse_config(arguments)
-    options = {"distil_modules": "1"} | ALONE
+    options = {weight: "1"} | ALONE
     arguments += [part for name, value in options.items() for part in (f"--training.{name}", value)]
     assert parse_config(arguments).model.encoder.batch_norm == "frozen"
 
 
-@pytest.mark.parametrize("weight", ["distil_posteriors", "distil_modules"])
+@pytest.mark.parametrize("weight", ["distil_posteriors", *APART])
 def test_what_a_ctc_head_learns_wants_one(weight):
     options = ["--head", "transducer", "--training.transducer", "0", "--training.teacher", "x"]
     with pytest.raises(UserError, match=rf"^--training\.{weight} 1\.0: wants a CTC head"):
@@ -613,7 +663,7 @@ def test_what_a_ctc_head_learns_wants_one(weight):
 def test_every_weight_is_an_option():
     assert {name for name in asdict(TrainingConfig()) if name.startswith("distil_")} == {
         *WEIGHTS,
-        "distil_modules",
+        *APART,
         "distil_masks",
         "distil_start",
     }

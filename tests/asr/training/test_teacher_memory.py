@@ -1,0 +1,78 @@
+"""What a teacher says again from memory is what it would say, but for half precision."""
+
+import pytest
+import torch
+
+from asr.errors import UserError
+from asr.model.config import ModelConfig
+from asr.model.conformer import EncoderConfig
+from asr.model.recogniser import Model
+from asr.training.config import parse_config
+from asr.training.distillation import Taught, Teacher
+from asr.training.teacher_memory import TeacherMemory
+
+LENGTHS = {"a": 16_000, "b": 9_000, "c": 12_345}
+
+
+@pytest.fixture
+def teacher() -> Teacher:
+    torch.manual_seed(0)
+    config = ModelConfig("softmax", encoder=EncoderConfig(dim=16, layers=2, heads=2, kernel=3))
+    return Teacher(Model(config, 12), True, depths=[1], memory=TeacherMemory())
+
+
+def teach(teacher: Teacher, ids: str) -> Taught:
+    lengths = torch.tensor([LENGTHS[name] for name in ids])
+    waveforms = torch.zeros(len(ids), int(lengths.max()))
+    for row, name in enumerate(ids):
+        waveforms[row, : LENGTHS[name]] = torch.randn(LENGTHS[name], generator=torch.manual_seed(ord(name)))
+    features, frames = teacher.model.frontend.features(waveforms, lengths)
+    return teacher.teach(waveforms, lengths, features, frames, ids=list(ids))
+
+
+def test_in_other_batches_it_says_the_same(teacher, monkeypatch):
+    teach(teacher, "ab"), teach(teacher, "c")
+    memory, teacher.memory = teacher.memory, None
+    wanted = teach(teacher, "cab")
+    teacher.memory = memory
+    monkeypatch.setattr(teacher.model.encoder, "residual_stream", None)  # it hears nothing any more
+    found = teach(teacher, "cab")
+    assert torch.equal(found.valid, wanted.valid) and found.stream.keys() == wanted.stream.keys() == {1, 2}
+    pairs = [(found.log_probs, wanted.log_probs)]
+    pairs += [(found.stream[depth], wanted.stream[depth]) for depth in (1, 2)]
+    for x, y in pairs:
+        assert x.dtype == torch.float32 and x.shape == y.shape
+        assert torch.allclose(x[found.valid], y[found.valid], rtol=2e-3, atol=2e-3)
+
+
+def test_a_batch_with_one_that_is_new_is_heard(teacher):
+    teach(teacher, "ab")
+    found = teach(teacher, "bc")
+    assert len(teacher.memory.said) == 3 and found.log_probs.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], r"not with --frontend.speeds \[0.9, 1.0, 1.1\], with which no utterance is heard twice alike"),
+        (["--frontend.speeds", "[1.0]", "--data.join", "30"], "not with --data.join 30"),
+        (["--frontend.speeds", "[1.0]", "--training.nonspeech", "0.1"], "not with --training.nonspeech 0.1"),
+        (
+            ["--frontend.speeds", "[1.0]", "--training.distil_masks", "both"],
+            "not with --training.distil_masks both",
+        ),
+        (
+            ["--frontend.speeds", "[1.0]", "--training.distil_attention", "1"],
+            "what distil_attention and distil_modules learn from is not kept",
+        ),
+    ],
+)
+def test_where_it_would_not_say_the_same_it_is_refused(options, message):
+    arguments = ["--out", "x", "--training.teacher", "x", "--training.distil_posteriors", "1"]
+    with pytest.raises(UserError, match=f"^--training.remember_teacher true: {message}"):
+        parse_config([*arguments, "--training.remember_teacher", "true", *options])
+
+
+def test_it_wants_a_teacher():
+    with pytest.raises(UserError, match=r"^--training.remember_teacher true: wants --training.teacher"):
+        parse_config(["--out", "x", "--training.remember_teacher", "true"])
