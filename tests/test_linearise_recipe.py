@@ -88,3 +88,23 @@ def test_the_model_to_linearise_is_not_written_over(tmp_path):
     done = bash("recipes/linearise/run.sh", *options, "--stop-stage", "1")
     assert (done.returncode, done.stdout) == (1, "") and (teacher / "config.json").exists()
     assert done.stderr.startswith(f"error: --from {teacher}: ") and done.stderr.count("\n") == 1
+
+
+def test_a_student_of_fewer_blocks_in_miniature(softmax, corpus, tmp_path):
+    librispeech_tree(corpus, tmp_path, {"train-clean-5": "train", "dev-clean-2": "test"})
+    command = ["recipes/linearise/run.sh", "--from", softmax, "--attention", "mala", "--blocks", "1"]
+    command += ["--data-root", tmp_path, "--data", tmp_path / "data", "--out", tmp_path / "exp", "--"]
+    command += ["--encoder.dim", "16", "--encoder.heads", "2", "--training.seconds", "20"]
+    command += ["--training.steps", "2", "--training.validate_every", "2"]
+    done = bash(*command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("training mala, ") == 2 and "(mala) against " in done.stdout
+    begun = yaml.safe_load((tmp_path / "exp" / "whole" / "config.yaml").read_text())
+    assert begun["init"] == str(tmp_path / "exp" / "stages" / "checkpoints" / "last.ckpt")
+    assert begun["encoder"]["layers"] == 1
+    for options, message in (
+        (["--blocks", "0"], "--blocks 0: not a number of blocks"),
+        (["--blocks", "1", "--distil"], "--distil: not with --blocks"),
+    ):
+        refused = bash("recipes/linearise/run.sh", "--from", softmax, *options)
+        assert refused.returncode == 1 and message in refused.stderr

@@ -102,9 +102,10 @@ class TrainingConfig:
             theirs in distil_modules: a batch's own frames are of few utterances and much alike, and what is
             drawn from half an hour allows far higher learning rates. 0: they have the batch's own. A
             resumed run starts with none kept.
-        remember_teacher: whether what the teacher says of each utterance is kept in memory, so that it
-            hears none twice: some 0.2 GB an hour of speech, 0.5 with distil_blocks or distil_stages. Only
-            right where it hears them alike each time: with --frontend.speeds [1.0].
+        teacher_memory: folder to keep in what the teacher says of each utterance, and to recall it from, so
+            that it hears none twice, in this training or another: some 0.2 GB an hour of speech, 0.5 with
+            distil_blocks or distil_stages. Only right where it hears them alike each time: with
+            --frontend.speeds [1.0]. Empty: it hears all it is asked about.
         distil_masks: whom SpecAugment masks: the student, or both.
         distil_start: weights (the attention starts from those that it has) or nearest (with each head's
             queries scaled and shifted so that each layer's starts nearest to the teacher's; MALA and InLine
@@ -165,7 +166,7 @@ class TrainingConfig:
         Literal["subsampling", "feed_forward", "attention", "convolution", "norm", "ctc"]
     ] = field(default_factory=list)
     shuffle_minutes: float = 0.0
-    remember_teacher: bool = False
+    teacher_memory: str = ""
     distil_masks: Literal["student", "both"] = "student"
     distil_start: Literal["weights", "nearest"] = "weights"
     consistency: float = 0.0
@@ -487,7 +488,7 @@ def _check_losses(training: TrainingConfig, model: ModelConfig, join: float) -> 
     for name in ("taught_modules", "shuffle_minutes"):
         if (value := getattr(training, name)) and not training.distil_modules:
             raise UserError(f"--training.{name} {value}: wants --training.distil_modules")
-    if training.remember_teacher:
+    if training.teacher_memory:
         _check_remembering(training, model, join)
     if training.shuffle_minutes and training.chunks:
         raise UserError(
@@ -532,7 +533,7 @@ def _check_losses(training: TrainingConfig, model: ModelConfig, join: float) -> 
 
 def _check_remembering(training: TrainingConfig, model: ModelConfig, join: float) -> None:
     """Raise UserError where a teacher would not say the same again, or says it in what is not kept."""
-    option = "--training.remember_teacher true"
+    option = f"--training.teacher_memory {training.teacher_memory}"
     if not training.teacher:
         raise UserError(f"{option}: wants --training.teacher")
     changing = {

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from asr.training.config import TrainingConfig
 from asr.training.distances import distance, divergence, layer_error, stream_error
 from asr.training.shuffling import Heard, ShuffledFrames, halos_of
 from asr.training.streaming import check_chunks
-from asr.training.teacher_memory import TeacherMemory
+from asr.training.teacher_memory import Said, TeacherMemory
 
 HEAD = "head"  # the CTC head's name in a model
 
@@ -65,8 +66,10 @@ class Teacher:
         modules: names of those whose inputs and outputs are kept, which takes memory.
         depths: of the frames that are kept between blocks (``Taught.stream``); the last block's always are.
         shuffle: frames of theirs that are kept and shuffled (``ShuffledFrames``); 0: each batch has its own.
-        memory: what it has said before, which is recalled; None: it hears every batch.
         digest: changes with weights and configuration.
+
+    Attributes:
+        memory: what it has said before, which is recalled; None: it hears every batch.
     """
 
     def __init__(
@@ -76,13 +79,12 @@ class Teacher:
         modules: Sequence[str] = (),
         depths: Iterable[int] = (),
         shuffle: int = 0,
-        memory: TeacherMemory | None = None,
         digest: str = "",
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.same_features = same_features
         self.depths = {*depths, len(model.encoder.blocks)}
-        self.memory = memory
+        self.memory: TeacherMemory | None = None
         self.digest = digest
         self.shuffled = ShuffledFrames(shuffle, halos_of(model, modules)) if shuffle else None
         self._modules: dict[str, Heard] = {}
@@ -108,16 +110,17 @@ class Teacher:
             waveforms, samples: (B, S) and lengths (B,), as a student's front end hears them.
             features, frames: (B, T, mels) and lengths (B,) of the student, taken where they are the same.
             chunk: in which it hears, in encoded frames; 0 for the full context.
-            ids: of the utterances, by which a memory, if there is one, knows them.
+            ids: of the utterances, by which its memory, if it has one, knows them.
         """
         if not self.same_features:
             features, frames = self.model.frontend.features(waveforms, samples)
         lengths = subsampled(frames, self.model.framing.factor)
-        said = self.memory and self.memory.recall(ids, waveforms.device)
+        classes = self.model.head.project.out_features
+        said = self.memory and self.memory.recall(ids, samples, classes, waveforms.device)
         self._modules = {}
         log_probs, stream = said or self._hear(features, frames, chunk)
         if self.memory and not said:
-            self.memory.keep(ids, log_probs, stream, lengths)
+            self.memory.keep(ids, samples, Said(log_probs, stream), lengths)
         valid = valid_frames(lengths.to(log_probs.device, non_blocking=True), log_probs.shape[1])
         modules, self._modules = self._modules, {}
         if self.shuffled:
@@ -130,6 +133,12 @@ class Teacher:
             if depth in self.depths:
                 stream[depth] = x
         return self.model.head(x), stream
+
+    def remember(self, folder: Path) -> None:
+        """Keep what it says in a folder, and recall what lies there. Its weights must stay from now on."""
+        digest = hashlib.sha256(self.digest.encode())
+        _digest_weights(digest, self.model)
+        self.memory = TeacherMemory(folder, digest.hexdigest(), self.depths)
 
 
 def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokenizer) -> Teacher | None:
@@ -184,8 +193,7 @@ def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokeni
     shuffle = round(60 * config.shuffle_minutes / found.model.framing.seconds)
     staged = config.distil_blocks + config.distil_stages > 0
     depths = matched_depths(here.layers, there.layers) if staged else ()
-    memory = TeacherMemory() if config.remember_teacher else None
-    return Teacher(model, same, modules_to_match(model, config), depths, shuffle, memory, digest)
+    return Teacher(model, same, modules_to_match(model, config), depths, shuffle, digest)
 
 
 def modules_to_match(model: Model, config: TrainingConfig) -> list[str]:
@@ -317,7 +325,11 @@ def _features(config: ModelConfig) -> tuple:
 
 def _digest(model: Model, config: ModelConfig) -> str:
     digest = hashlib.sha256(json.dumps(model_to_dict(config), sort_keys=True).encode())
+    _digest_weights(digest, model)
+    return digest.hexdigest()
+
+
+def _digest_weights(digest: "hashlib._Hash", model: Model) -> None:
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -46,7 +46,7 @@ FREE = (
         "checkpoint_minutes",
         "step_seconds",
         "teacher",
-        "remember_teacher",
+        "teacher_memory",
     ),  # step_seconds is another word for accumulate
 )
 

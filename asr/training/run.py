@@ -1,6 +1,7 @@
 """A training run, from its configuration to its last checkpoint."""
 
 import signal
+from pathlib import Path
 
 import lightning as L
 import torch
@@ -67,8 +68,10 @@ def train(config: Config) -> None:
         task.origin = origin_of(
             config.init, config.training.teacher, config.model.attention, config.training.distil_modules > 0
         )
-    if config.training.distils_apart:
+    if config.training.distils_apart or config.training.distil_blocks:  # which any scale suits
         unit_streams_on(task.teacher.model, data.train, tokenizer)
+    if config.training.teacher_memory and not config.dry_run:
+        task.teacher.remember(Path(config.training.teacher_memory))
     if config.training.distil_start == "nearest" and not before:
         found = calibrate_on(task.model, task.teacher, data.train, tokenizer)
         if rank_zero_only.rank == 0:

@@ -1,45 +1,67 @@
-"""What a teacher said of each utterance, kept in memory, so that it hears none twice."""
+"""What a teacher said of each utterance, kept in a folder, so that it hears none twice."""
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from asr.errors import UserError
+from asr.files import atomic_path
+
 
 class Said(NamedTuple):
-    """What is kept of one utterance, in half precision."""
+    """Of a batch."""
 
-    log_probs: Tensor  # (n, classes)
-    stream: dict[int, Tensor]  # (n, D) by depth
+    log_probs: Tensor  # (B, N, classes)
+    stream: dict[int, Tensor]  # (B, N, D) by depth
 
 
 class TeacherMemory:
-    """By utterance: some 5 GB for ten hours with 1000 pieces, frames of 40 ms and hints at eight depths.
+    """A file an utterance, in half precision: log-probabilities beside frames (n, classes + depths D).
 
-    Right only where an utterance is heard the same every time: at one speed, in the full context, unmasked.
+    Several trainings may write and read it at once. Right only where an utterance is heard the same every
+    time: at one speed, in the full context, unmasked.
+
+    Args:
+        folder: of all teachers.
+        digest: of this one's weights.
+        depths: of the frames that are kept.
     """
 
-    def __init__(self) -> None:
-        self.said: dict[str, Said] = {}
+    def __init__(self, folder: Path, digest: str, depths: Sequence[int]) -> None:
+        self.depths = sorted(depths)
+        self.folder = folder / f"{digest[:16]}-{'.'.join(map(str, self.depths))}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--training.teacher_memory {folder}: {error.strerror}") from None
 
-    def recall(self, ids: Sequence[str], device: torch.device) -> tuple[Tensor, dict[int, Tensor]] | None:
-        """Log-probabilities (B, N, classes) and stream (B, N, D) by depth, fp32; None if an id is new."""
-        if any(name not in self.said for name in ids):
+    def path(self, name: str, samples: int) -> Path:
+        """Where an utterance of so many samples is."""
+        return self.folder / f"{hashlib.sha256(f'{name} {samples}'.encode()).hexdigest()[:32]}.npy"
+
+    def recall(self, ids: Sequence[str], samples: Tensor, classes: int, device: torch.device) -> Said | None:
+        """What was said of a batch, fp32, padded with 0; None where an utterance is new."""
+        paths = [self.path(*utterance) for utterance in zip(ids, samples.tolist(), strict=True)]
+        try:
+            found = [torch.from_numpy(np.load(path)) for path in paths]
+        except FileNotFoundError:
             return None
-        found = [self.said[name] for name in ids]
+        except (OSError, ValueError) as error:
+            raise UserError(f"--training.teacher_memory {self.folder}: {error}; delete it") from None
+        said = pad_sequence(found, batch_first=True).to(device, torch.float32, non_blocking=True)
+        dim = (said.shape[-1] - classes) // len(self.depths)
+        log_probs, *stream = said.split([classes] + [dim] * len(self.depths), -1)
+        return Said(log_probs, dict(zip(self.depths, stream, strict=True)))
 
-        def batch(parts: list[Tensor]) -> Tensor:
-            return pad_sequence(parts, batch_first=True).to(device, torch.float32, non_blocking=True)
-
-        depths = found[0].stream
-        return batch([one.log_probs for one in found]), {
-            d: batch([one.stream[d] for one in found]) for d in depths
-        }
-
-    def keep(self, ids: Sequence[str], log_probs: Tensor, stream: dict[int, Tensor], lengths: Tensor) -> None:
-        """Remember a batch: (B, N, classes), (B, N, D) by depth, and frames (B,)."""
-        for i, (name, n) in enumerate(zip(ids, lengths.tolist(), strict=True)):
-            parts = {depth: x[i, :n].half().cpu() for depth, x in stream.items()}
-            self.said[name] = Said(log_probs[i, :n].half().cpu(), parts)
+    def keep(self, ids: Sequence[str], samples: Tensor, said: Said, lengths: Tensor) -> None:
+        """Write a batch's, of so many samples (B,) and frames (B,) each."""
+        whole = torch.cat([said.log_probs, *(said.stream[depth] for depth in self.depths)], -1).half().cpu()
+        for name, size, n, one in zip(ids, samples.tolist(), lengths.tolist(), whole, strict=True):
+            with atomic_path(self.path(name, size)) as temporary, temporary.open("wb") as file:
+                np.save(file, one[:n].numpy())

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # A linear-time model of a softmax one, which teaches it: its attention is replaced by another, whose layers
-# learn the teacher's attention, each by itself. That takes recordings, and no transcripts but those of dev and
-# test, for the word error rates.
+# learn the teacher's attention, each by itself. Or, with --blocks, a smaller model from random weights. That takes
+# recordings, and no transcripts but those of dev and test, for the word error rates.
 #
 #   bash recipes/linearise/run.sh --from FILE.nemo|FOLDER|CHECKPOINT [--attention NAME] [--data-root DIR]
-#        [--recordings DIR] [--distil] [--transcripts] [--lm FILE] [--stage K] [--stop-stage K] [--data DIR]
-#        [--out DIR] [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
+#        [--recordings DIR] [--blocks N] [--distil] [--transcripts] [--lm FILE] [--stage K] [--stop-stage K]
+#        [--data DIR] [--out DIR] [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
 #
 # --from MODEL      the teacher: a public Conformer-CTC (docs/imports.md), an exported folder, or a checkpoint.
 # --attention NAME  linear, mala (the default), inline, nala, focused, efficient, cosformer, agent, or several
@@ -14,6 +14,8 @@
 #                   to report on (without test-*, half of dev's speakers). Without it mini LibriSpeech is
 #                   downloaded (0.46 GB).
 # --recordings DIR  speech without transcripts to learn from as well: a folder, or a list of paths (.txt).
+# --blocks N        a student of so many blocks, at most half the teacher's, from random weights: each block learns
+#                   what several of the teacher's do, then the whole is put together.
 # --distil          a second training, in which the whole learns the teacher's last layer. It has raised the word
 #                   error rate a little where it was measured (RESULTS.md, "From softmax to linear time").
 # --transcripts     a last training, with CTC where there are transcripts, which must be the teacher's letters.
@@ -22,21 +24,24 @@
 # --skip-bad        leave recordings out that cannot be read, and list them, rather than stop.
 # --dry-run         stop before the trainings, and say from a few steps what each would take.
 #
-# Stages: 0 corpus, 1 teacher and its word error rates, 2 attention, 3 distillation, 4 transcripts, 5 decoding
+# Stages: 0 corpus, 1 teacher and its word error rates, 2 attention (or blocks), 3 distillation (or the whole),
+# 4 transcripts, 5 decoding
 # and a paired report on teacher and student. Their configurations: recipes/linearise/*.yaml. What stands
 # behind -- goes to all trainings.
 
-own_options=(--from --recordings --lm)
+own_options=(--from --recordings --lm --blocks)
 own_switches=(--distil --transcripts)
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
 [ -n "$from" ] || die "--from: name the model to linearise (see --help)"
 from=$(from_caller "$from") recordings=$(from_caller "$recordings") lm=$(from_caller "$lm")
+[[ "$blocks" =~ ^([1-9][0-9]*)?$ ]] || die "--blocks $blocks: not a number of blocks"
+[ -z "$blocks" ] || [ -z "$distil" ] || die "--distil: not with --blocks, which distils the whole anyway"
 for path in "$from" "$recordings" "$lm"; do
   [ -z "$path" ] || [ -e "$path" ] || die "$path: no such file or folder"
 done
 data=${data:-data/linearise}
-out=${out:-exp/linearise/$attention}
+out=${out:-exp/linearise/$attention${blocks:+-$blocks-blocks}}
 teacher=$data/teacher
 [ ! "$from" -ef "$teacher" ] || die "--from $from: the recipe writes its teacher there; name another --data"
 
@@ -74,9 +79,12 @@ model=("$teacher"/{config.json,model.safetensors,tokenizer.model})
 common=(--attention "$attention" --training.devices "$devices" --training.teacher "$teacher"
   --data.folder "$data" --data.train "[$(IFS=, && echo "${train[*]}")]" --data.dev "${dev[0]}"
   --data.tokenizer "$teacher/tokenizer.model" --resume auto)
-# Of the three configurations at once; the model to begin from need not be there yet.
-check_training --config recipes/linearise/attention.yaml --config recipes/linearise/distilled.yaml \
-  --config recipes/linearise/transcribed.yaml --out "$out" "${common[@]}"
+# The model to begin from need not be there yet.
+configs=(attention distilled)
+[ -z "$blocks" ] || configs=(stages whole)
+for name in "${configs[@]}" transcribed; do
+  check_training --config "recipes/linearise/$name.yaml" --out "$out" "${common[@]}"
+done
 
 corpus() {
   python -m data_prep.librispeech "$@" --out "$data" --convert wav
@@ -97,12 +105,14 @@ make_teacher() {
 # A training that goes on from the last one's weights; a dry run has none but the teacher's.
 last=$teacher
 training() {
-  local number=$1 name=$2 folder=$3 config=recipes/linearise/$3.yaml
+  local number=$1 name=$2 folder=$3 config=recipes/linearise/$3.yaml begin
   [ -z "$dry_run" ] || last=$teacher
+  begin=(--init "$last")
+  [ "$folder" != stages ] || begin=(--encoder.layers "$blocks") # from random weights
   in_data "${train[@]}" "${dev[0]}"
   stage "$number" "$name" "$out/.$folder.done" "$config" "${model[@]}" "${manifests[@]}" \
     "${train_options[@]+"${train_options[@]}"}" -- \
-    python train.py --config "$config" --out "$out/$folder" --init "$last" "${common[@]}" \
+    python train.py --config "$config" "${begin[@]}" --out "$out/$folder" "${common[@]}" \
     "${train_options[@]+"${train_options[@]}"}"
   last=$out/$folder/checkpoints/last.ckpt
 }
@@ -127,11 +137,14 @@ reported=(--data "$data" --splits "${dev[@]}" "${test[@]}")
 in_data "${dev[@]}" "${test[@]}"
 stage 1 "the teacher's word error rates" "$data/.teacher-results.done" "${manifests[@]}" "$lm" -- \
   python decode.py --checkpoint "$teacher" "${reported[@]}" --out "$data/teacher-results"
-training 2 "attention" attention
-if [ -n "$distil" ]; then
-  training 3 "distillation" distilled
+if [ -n "$blocks" ]; then
+  training 2 "blocks" stages
+  [ -n "$dry_run" ] || training 3 "the whole" whole # a dry run has no student to begin from
+else
+  training 2 "attention" attention
+  [ -z "$distil" ] || training 3 "distillation" distilled
 fi
-if [ -n "$transcripts" ]; then
+if [ -n "$transcripts" ] && [ -z "${dry_run:+$blocks}" ]; then
   training 4 "transcripts" transcribed
 fi
 in_data "${dev[@]}" "${test[@]}"

@@ -1,5 +1,7 @@
 """What a teacher says again from memory is what it would say, but for half precision."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,16 +11,21 @@ from asr.model.conformer import EncoderConfig
 from asr.model.recogniser import Model
 from asr.training.config import parse_config
 from asr.training.distillation import Taught, Teacher
-from asr.training.teacher_memory import TeacherMemory
 
 LENGTHS = {"a": 16_000, "b": 9_000, "c": 12_345}
 
 
 @pytest.fixture
-def teacher() -> Teacher:
-    torch.manual_seed(0)
+def teacher(tmp_path) -> Teacher:
+    return build(tmp_path)
+
+
+def build(folder: Path, seed: int = 0) -> Teacher:
+    torch.manual_seed(seed)
     config = ModelConfig("softmax", encoder=EncoderConfig(dim=16, layers=2, heads=2, kernel=3))
-    return Teacher(Model(config, 12), True, depths=[1], memory=TeacherMemory())
+    teacher = Teacher(Model(config, 12), True, depths=[1])
+    teacher.remember(folder)
+    return teacher
 
 
 def teach(teacher: Teacher, ids: str) -> Taught:
@@ -48,7 +55,31 @@ def test_in_other_batches_it_says_the_same(teacher, monkeypatch):
 def test_a_batch_with_one_that_is_new_is_heard(teacher):
     teach(teacher, "ab")
     found = teach(teacher, "bc")
-    assert len(teacher.memory.said) == 3 and found.log_probs.isfinite().all()
+    assert len(list(teacher.memory.folder.iterdir())) == 3 and found.log_probs.isfinite().all()
+
+
+def test_another_training_recalls_it_and_another_teacher_does_not(tmp_path, monkeypatch):
+    teach(build(tmp_path), "ab")
+    again, other = build(tmp_path), build(tmp_path, seed=1)
+    for teacher in (again, other):
+        monkeypatch.setattr(teacher.model.encoder, "residual_stream", None)
+    assert teach(again, "ab").log_probs.isfinite().all()
+    with pytest.raises(TypeError):
+        teach(other, "ab")
+
+
+def test_a_cut_file_is_named(teacher):
+    teach(teacher, "a")
+    (file,) = teacher.memory.folder.iterdir()
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"^--training.teacher_memory .*delete it"):
+        teach(teacher, "a")
+
+
+def test_a_folder_that_cannot_be_made_is_named(teacher, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^--training.teacher_memory .*file: Not a directory"):
+        teacher.remember(tmp_path / "file")
 
 
 @pytest.mark.parametrize(
@@ -69,10 +100,10 @@ def test_a_batch_with_one_that_is_new_is_heard(teacher):
 )
 def test_where_it_would_not_say_the_same_it_is_refused(options, message):
     arguments = ["--out", "x", "--training.teacher", "x", "--training.distil_posteriors", "1"]
-    with pytest.raises(UserError, match=f"^--training.remember_teacher true: {message}"):
-        parse_config([*arguments, "--training.remember_teacher", "true", *options])
+    with pytest.raises(UserError, match=f"^--training.teacher_memory said: {message}"):
+        parse_config([*arguments, "--training.teacher_memory", "said", *options])
 
 
 def test_it_wants_a_teacher():
-    with pytest.raises(UserError, match=r"^--training.remember_teacher true: wants --training.teacher"):
-        parse_config(["--out", "x", "--training.remember_teacher", "true"])
+    with pytest.raises(UserError, match=r"^--training.teacher_memory said: wants --training.teacher"):
+        parse_config(["--out", "x", "--training.teacher_memory", "said"])
