@@ -115,12 +115,12 @@ class Teacher:
         if not self.same_features:
             features, frames = self.model.frontend.features(waveforms, samples)
         lengths = subsampled(frames, self.model.framing.factor)
-        classes = self.model.head.project.out_features
-        said = self.memory and self.memory.recall(ids, samples, classes, waveforms.device)
+        memory, classes = self.memory if ids else None, self.model.head.project.out_features
+        said = memory and memory.recall(ids, samples, classes, waveforms.device)
         self._modules = {}
         log_probs, stream = said or self._hear(features, frames, chunk)
-        if self.memory and not said:
-            self.memory.keep(ids, samples, Said(log_probs, stream), lengths)
+        if memory and not said:
+            memory.keep(ids, samples, Said(log_probs, stream), lengths)
         valid = valid_frames(lengths.to(log_probs.device, non_blocking=True), log_probs.shape[1])
         modules, self._modules = self._modules, {}
         if self.shuffled:

@@ -68,6 +68,13 @@ def test_another_training_recalls_it_and_another_teacher_does_not(tmp_path, monk
         teach(other, "ab")
 
 
+def test_without_names_it_hears(teacher):
+    lengths = torch.tensor([16_000])
+    waveforms = torch.randn(1, 16_000)
+    found = teacher.teach(waveforms, lengths, *teacher.model.frontend.features(waveforms, lengths))
+    assert found.log_probs.isfinite().all() and not list(teacher.memory.folder.iterdir())
+
+
 def test_a_cut_file_is_named(teacher):
     teach(teacher, "a")
     (file,) = teacher.memory.folder.iterdir()
