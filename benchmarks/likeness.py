@@ -1,10 +1,10 @@
-"""Whether a student's weights are its teacher's, found again: hidden units of its feed-forwards beside theirs.
+"""Whether a student's weights are its teacher's, found again: hidden units of feed-forwards beside theirs.
 
     python benchmarks/likeness.py --teacher TEACHER --students exp/mine/whole/checkpoints/last.ckpt
 
 A module that learns what the same module of a teacher makes of the same inputs comes to have its weights, but
 for the order of hidden units (RESULTS.md, "From nothing, with a teacher"). So every hidden unit, a row of the
-first layer with the norm before it folded in, is compared with all of the teacher's, of every block. The table
+first layer with the norm before it folded in, is compared with all of the teacher's, of any block. The table
 has the median over units of the greatest absolute cosine, and the share of units where it is over 0.9, beside
 random rows. The head's rows are compared with those of the same piece.
 """
@@ -39,7 +39,7 @@ def feed_forwards(model: Model) -> Iterator[tuple[str, Tensor]]:
 
 
 def likeness(units: Tensor, others: Tensor) -> tuple[float, float]:
-    """Median of each unit's (U, D) greatest cosine with the others (M, D), and percent of those over FOUND."""
+    """Median of the greatest cosine of each unit (U, D) with others (M, D), and percent of them over FOUND."""
     best = (units @ others.T).abs().amax(1)
     return best.median().item(), 100 * (best > FOUND).double().mean().item()
 
