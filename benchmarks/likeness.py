@@ -39,7 +39,7 @@ def feed_forwards(model: Model) -> Iterator[tuple[str, Tensor]]:
 
 
 def likeness(units: Tensor, others: Tensor) -> tuple[float, float]:
-    """Median of the greatest cosine of each unit (U, D) with others (M, D), and percent of them over FOUND."""
+    """Median of each unit's (U, D) greatest cosine with others (M, D), and percent of them over FOUND."""
     best = (units @ others.T).abs().amax(1)
     return best.median().item(), 100 * (best > FOUND).double().mean().item()
 
