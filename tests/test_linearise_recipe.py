@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from programs import ROOT, TINY, bash, librispeech_tree
 
+from asr.checkpoints.checkpoint import read_checkpoint
 from asr.data.manifest import read_manifest
 from asr.training.config import parse_config
 from asr.training.run import train
@@ -92,19 +94,30 @@ def test_the_model_to_linearise_is_not_written_over(tmp_path):
 
 def test_a_student_of_fewer_blocks_in_miniature(softmax, corpus, tmp_path):
     librispeech_tree(corpus, tmp_path, {"train-clean-5": "train", "dev-clean-2": "test"})
-    command = ["recipes/linearise/run.sh", "--from", softmax, "--attention", "mala", "--blocks", "1"]
-    command += ["--data-root", tmp_path, "--data", tmp_path / "data", "--out", tmp_path / "exp", "--"]
+    recordings, teacher = tmp_path / "more recordings", tmp_path / "teacher.ckpt"
+    recordings.mkdir()
+    for item in read_manifest(corpus / "dev.jsonl"):
+        shutil.copy(item.audio, recordings)
+    content = read_checkpoint(softmax)
+    content["average"]["head.project.bias"][20] = 10.0  # or it would have no words yet
+    torch.save(content, teacher)
+    command = ["recipes/linearise/run.sh", "--from", teacher, "--attention", "mala", "--blocks", "1"]
+    command += ["--data-root", tmp_path, "--recordings", recordings]
+    command += ["--data", tmp_path / "data", "--out", tmp_path / "exp", "--"]
     command += ["--encoder.dim", "16", "--encoder.heads", "2", "--training.seconds", "20"]
     command += ["--training.steps", "2", "--training.validate_every", "2"]
     done = bash(*command)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("training mala, ") == 2 and "(mala) against " in done.stdout
-    begun = yaml.safe_load((tmp_path / "exp" / "whole" / "config.yaml").read_text())
-    assert begun["init"] == str(tmp_path / "exp" / "stages" / "checkpoints" / "last.ckpt")
-    assert begun["encoder"]["layers"] == 1
+    assert done.stdout.count("training mala, ") == 3 and "(mala) against " in done.stdout
+    for name, before in (("whole", "stages"), ("words", "whole")):
+        begun = yaml.safe_load((tmp_path / "exp" / name / "config.yaml").read_text())
+        assert begun["init"] == str(tmp_path / "exp" / before / "checkpoints" / "last.ckpt")
+        assert begun["encoder"]["layers"] == 1
+    assert begun["data"]["train"] == ["train-clean-5", "words"]
+    assert 1 <= len(read_manifest(tmp_path / "data" / "words.jsonl")) <= 8
     for options, message in (
         (["--blocks", "0"], "--blocks 0: not a number of blocks"),
-        (["--blocks", "1", "--distil"], "--distil: not with --blocks"),
+        (["--blocks", "1", "--distil"], "--distil, --transcripts: not with --blocks"),
     ):
         refused = bash("recipes/linearise/run.sh", "--from", softmax, *options)
         assert refused.returncode == 1 and message in refused.stderr

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A linear-time model of a softmax one, which teaches it: its attention is replaced by another, whose layers
-# learn the teacher's attention, each by itself. Or, with --blocks, a smaller model from random weights. That takes
-# recordings, and no transcripts but those of dev and test, for the word error rates.
+# learn the teacher's attention, each by itself. That takes recordings, and no transcripts but those of dev and
+# test, for the word error rates. Or, with --blocks, a smaller model from random weights.
 #
 #   bash recipes/linearise/run.sh --from FILE.nemo|FOLDER|CHECKPOINT [--attention NAME] [--data-root DIR]
 #        [--recordings DIR] [--blocks N] [--distil] [--transcripts] [--lm FILE] [--stage K] [--stop-stage K]
@@ -15,7 +15,8 @@
 #                   downloaded (0.46 GB).
 # --recordings DIR  speech without transcripts to learn from as well: a folder, or a list of paths (.txt).
 # --blocks N        a student of so many blocks, at most half the teacher's, from random weights: each block learns
-#                   what several of the teacher's do, then the whole is put together.
+#                   what several of the teacher's do, then the whole is put together, then it learns by CTC from
+#                   transcripts (which must be the teacher's letters) and the teacher's words for --recordings.
 # --distil          a second training, in which the whole learns the teacher's last layer. It has raised the word
 #                   error rate a little where it was measured (RESULTS.md, "From softmax to linear time").
 # --transcripts     a last training, with CTC where there are transcripts, which must be the teacher's letters.
@@ -25,9 +26,8 @@
 # --dry-run         stop before the trainings, and say from a few steps what each would take.
 #
 # Stages: 0 corpus, 1 teacher and its word error rates, 2 attention (or blocks), 3 distillation (or the whole),
-# 4 transcripts, 5 decoding
-# and a paired report on teacher and student. Their configurations: recipes/linearise/*.yaml. What stands
-# behind -- goes to all trainings.
+# 4 transcripts (and words), 5 decoding and a paired report on teacher and student. Their configurations:
+# recipes/linearise/*.yaml. What stands behind -- goes to all trainings.
 
 own_options=(--from --recordings --lm --blocks)
 own_switches=(--distil --transcripts)
@@ -36,7 +36,7 @@ parse_options "$@"
 [ -n "$from" ] || die "--from: name the model to linearise (see --help)"
 from=$(from_caller "$from") recordings=$(from_caller "$recordings") lm=$(from_caller "$lm")
 [[ "$blocks" =~ ^([1-9][0-9]*)?$ ]] || die "--blocks $blocks: not a number of blocks"
-[ -z "$blocks" ] || [ -z "$distil" ] || die "--distil: not with --blocks, which distils the whole anyway"
+[ -z "$blocks" ] || [ -z "$distil$transcripts" ] || die "--distil, --transcripts: not with --blocks, which does both"
 for path in "$from" "$recordings" "$lm"; do
   [ -z "$path" ] || [ -e "$path" ] || die "$path: no such file or folder"
 done
@@ -76,14 +76,14 @@ in_data() { # the manifests of splits, in the array $manifests
 }
 
 model=("$teacher"/{config.json,model.safetensors,tokenizer.model})
-common=(--attention "$attention" --training.devices "$devices" --training.teacher "$teacher"
-  --data.folder "$data" --data.train "[$(IFS=, && echo "${train[*]}")]" --data.dev "${dev[0]}"
+taught=(--training.teacher "$teacher")
+common=(--attention "$attention" --training.devices "$devices" --data.folder "$data" --data.train "[$(IFS=, && echo "${train[*]}")]" --data.dev "${dev[0]}"
   --data.tokenizer "$teacher/tokenizer.model" --resume auto)
 # The model to begin from need not be there yet.
 configs=(attention distilled)
 [ -z "$blocks" ] || configs=(stages whole)
 for name in "${configs[@]}" transcribed; do
-  check_training --config "recipes/linearise/$name.yaml" --out "$out" "${common[@]}"
+  check_training --config "recipes/linearise/$name.yaml" --out "$out" "${taught[@]}" "${common[@]}"
 done
 
 corpus() {
@@ -102,17 +102,21 @@ make_teacher() {
   esac
 }
 
-# A training that goes on from the last one's weights; a dry run has none but the teacher's.
+# training NUMBER NAME CONFIGURATION [OPTIONS]: goes on from the last one's weights; a dry run has none but the teacher's.
 last=$teacher
 training() {
   local number=$1 name=$2 folder=$3 config=recipes/linearise/$3.yaml begin
+  shift 3
   [ -z "$dry_run" ] || last=$teacher
-  begin=(--init "$last")
-  [ "$folder" != stages ] || begin=(--encoder.layers "$blocks") # from random weights
+  begin=(--init "$last" "${taught[@]}")
+  case "$folder" in
+    stages) begin=("${taught[@]}" --encoder.layers "$blocks") ;; # from random weights
+    words) begin=(--init "$last") ;;                             # of which nobody says more than the transcripts
+  esac
   in_data "${train[@]}" "${dev[0]}"
   stage "$number" "$name" "$out/.$folder.done" "$config" "${model[@]}" "${manifests[@]}" \
     "${train_options[@]+"${train_options[@]}"}" -- \
-    python train.py --config "$config" "${begin[@]}" --out "$out/$folder" "${common[@]}" \
+    python train.py --config "$config" "${begin[@]}" --out "$out/$folder" "${common[@]}" "$@" \
     "${train_options[@]+"${train_options[@]}"}"
   last=$out/$folder/checkpoints/last.ckpt
 }
@@ -139,12 +143,20 @@ stage 1 "the teacher's word error rates" "$data/.teacher-results.done" "${manife
   python decode.py --checkpoint "$teacher" "${reported[@]}" --out "$data/teacher-results"
 if [ -n "$blocks" ]; then
   training 2 "blocks" stages
-  [ -n "$dry_run" ] || training 3 "the whole" whole # a dry run has no student to begin from
+  if [ -z "$dry_run" ]; then # which has no student to begin from
+    training 3 "the whole" whole
+    if [ -n "$recordings" ]; then
+      stage 4 "the teacher's words" "$data/.words.done" "${model[@]}" "$data/recordings.jsonl" -- \
+        python -m data_prep.words --checkpoint "$teacher" --manifest "$data/recordings.jsonl" --out "$data/words.jsonl"
+    fi
+    train=("${train[@]/%recordings/words}")
+    training 4 "transcripts" words --data.train "[$(IFS=, && echo "${train[*]}")]"
+  fi
 else
   training 2 "attention" attention
   [ -z "$distil" ] || training 3 "distillation" distilled
 fi
-if [ -n "$transcripts" ] && [ -z "${dry_run:+$blocks}" ]; then
+if [ -n "$transcripts" ]; then
   training 4 "transcripts" transcribed
 fi
 in_data "${dev[@]}" "${test[@]}"
