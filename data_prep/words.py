@@ -34,9 +34,13 @@ def main() -> None:
     if args.out.absolute() == args.manifest.absolute():
         raise UserError(f"--out {args.out}: is --manifest, whose transcripts it would replace")
     require_writable(args.out)
-    utterances = read_manifest(args.manifest)
+    utterances, recordings = read_manifest(args.manifest), [*find_recordings([args.manifest])]
+    for fault in (item for item in recordings if isinstance(item, UserError)):
+        raise fault  # now, and not when all before it has been transcribed
+    if len(recordings) != len(utterances):
+        raise UserError(f"{args.manifest}: names a recording twice")
     with load(args.checkpoint) as model:
-        found = model.transcribe_each([*find_recordings([args.manifest])], timestamps=False)
+        found = model.transcribe_each(recordings, timestamps=False)
         shown = tqdm(found, desc="transcribing", total=len(utterances), unit="utt", mininterval=1)
         written = []
         for utterance, transcript in zip(utterances, shown, strict=True):

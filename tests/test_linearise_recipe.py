@@ -17,21 +17,31 @@ from asr.training.config import parse_config
 from asr.training.run import train
 
 
-@pytest.fixture(scope="module")
-def softmax(corpus, tmp_path_factory):
-    """A small softmax model."""
-    out = tmp_path_factory.mktemp("softmax")
+def train_softmax(corpus, out, *more):
     options = ["--attention", "softmax", "--data.folder", str(corpus), "--out", str(out), *TINY]
-    train(parse_config([*options, "--data.tokenizer", str(corpus / "tokenizer.model")]))
+    train(parse_config([*options, "--data.tokenizer", str(corpus / "tokenizer.model"), *more]))
     return out / "checkpoints" / "last.ckpt"
 
 
-def test_linearise_recipe_in_miniature(softmax, corpus, tmp_path):
-    librispeech_tree(corpus, tmp_path, {"train-clean-5": "train", "dev-clean-2": "test"})
-    recordings, out = tmp_path / "more recordings", tmp_path / "exp"
-    recordings.mkdir()
+@pytest.fixture(scope="module")
+def softmax(corpus, tmp_path_factory):
+    """A small softmax model."""
+    return train_softmax(corpus, tmp_path_factory.mktemp("softmax"))
+
+
+@pytest.fixture
+def recordings(corpus, tmp_path):
+    """A folder of recordings without transcripts."""
+    folder = tmp_path / "more recordings"
+    folder.mkdir()
     for item in read_manifest(corpus / "dev.jsonl"):
-        shutil.copy(item.audio, recordings)
+        shutil.copy(item.audio, folder)
+    return folder
+
+
+def test_linearise_recipe_in_miniature(softmax, recordings, corpus, tmp_path):
+    librispeech_tree(corpus, tmp_path, {"train-clean-5": "train", "dev-clean-2": "test"})
+    out = tmp_path / "exp"
     command = ["recipes/linearise/run.sh", "--from", softmax, "--attention", "linear"]
     command += ["--distil", "--transcripts"]
     command += [
@@ -92,13 +102,10 @@ def test_the_model_to_linearise_is_not_written_over(tmp_path):
     assert done.stderr.startswith(f"error: --from {teacher}: ") and done.stderr.count("\n") == 1
 
 
-def test_a_student_of_fewer_blocks_in_miniature(softmax, corpus, tmp_path):
+def test_a_student_of_fewer_blocks_in_miniature(softmax, recordings, corpus, tmp_path):
     librispeech_tree(corpus, tmp_path, {"train-clean-5": "train", "dev-clean-2": "test"})
-    recordings, teacher = tmp_path / "more recordings", tmp_path / "teacher.ckpt"
-    recordings.mkdir()
-    for item in read_manifest(corpus / "dev.jsonl"):
-        shutil.copy(item.audio, recordings)
-    content = read_checkpoint(softmax)
+    teacher = tmp_path / "teacher.ckpt"
+    content = read_checkpoint(train_softmax(corpus, tmp_path / "softmax", "--encoder.layers", "2"))
     content["average"]["head.project.bias"][20] = 10.0  # or it would have no words yet
     torch.save(content, teacher)
     command = ["recipes/linearise/run.sh", "--from", teacher, "--attention", "mala", "--blocks", "1"]

@@ -42,10 +42,7 @@ def begun_from(origin: Sequence[Source], attention: str, before: str) -> list[So
     exchanged = f"attention {before} exchanged for {attention}, " if attention != before else ""
     found = []
     for source in origin:
-        if source.get(USED) in (
-            TEACHER,
-            TEACHER_OF_MODULES,
-        ):  # which it stays, whatever becomes of the weights
+        if source.get(USED, "").startswith(TEACHER):  # which it stays, whatever becomes of the weights
             found.append(source)
             continue
         earlier = source.get(CHANGED)

@@ -86,7 +86,7 @@ class TrainingConfig:
             distil_modules or distil_stages taught.
         distil_stages: weight of the relative squared error of the subsampling and of each of the student's
             blocks, given the teacher's frames at the same share of its depth, and of the CTC head; for a
-            student of the teacher's dimension, and as many layers or fewer, that begins from nothing. It goes
+            student of the teacher's dimension, and at most half its layers, that begins from nothing. It goes
             alone (with ctc 0), and trains all stages side by side; distil_blocks puts them together.
         distil_attention: weight of the relative squared error of each layer's attention, given the teacher's
             input to it; for a student of the teacher's dimension and layers. Alone (with ctc 0) it trains the

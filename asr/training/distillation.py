@@ -173,10 +173,12 @@ def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokeni
         raise UserError(
             f"--training.{by_layer[0]}: the teacher has {there.layers} layers, the student {here.layers}"
         )
-    if by_depth and here.layers > there.layers:
+    # A block that stands for one of the teacher's might come to be its copy, as modules do.
+    most = there.layers // 2 if config.distil_stages else there.layers
+    if by_depth and here.layers > most:
         raise UserError(
-            f"--training.{by_depth[0]}: the teacher has {there.layers} layers, the student {here.layers}; at "
-            "most as many can be taught so"
+            f"--training.{by_depth[-1]}: the teacher has {there.layers} layers, the student {here.layers}; "
+            f"at most {most} can be taught so"
         )
     # Running features begin with the mean of the data that each was trained on.
     running = "running" in (student.frontend.normalise, found.model.frontend.normalise)

@@ -39,15 +39,11 @@ FIXED = (
     *("optimiser", "peak_lr", "warmup", "schedule", "weight_decay", "clip", "average"),
 )
 # These decide how far, on what, how exactly and how closely watched the same run goes on.
-# The teacher's path may change; what lies there may not (``check_teacher``).
+# The teacher's path may change; what lies there may not (``check_teacher``). step_seconds is another word
+# for accumulate.
 FREE = (
     *("steps", "skip_limit", "validate_every", "keep", "precision", "kernels", "compile", "accelerator"),
-    *(
-        "checkpoint_minutes",
-        "step_seconds",
-        "teacher",
-        "teacher_memory",
-    ),  # step_seconds is another word for accumulate
+    *("checkpoint_minutes", "step_seconds", "teacher", "teacher_memory"),
 )
 
 _ADVICE = "start a new run from its weights: --init {} and another --out"

@@ -77,14 +77,19 @@ in_data() { # the manifests of splits, in the array $manifests
 
 model=("$teacher"/{config.json,model.safetensors,tokenizer.model})
 taught=(--training.teacher "$teacher")
-common=(--attention "$attention" --training.devices "$devices" --data.folder "$data" --data.train "[$(IFS=, && echo "${train[*]}")]" --data.dev "${dev[0]}"
+common=(--attention "$attention" --training.devices "$devices"
+  --data.folder "$data" --data.train "[$(IFS=, && echo "${train[*]}")]" --data.dev "${dev[0]}"
   --data.tokenizer "$teacher/tokenizer.model" --resume auto)
 # The model to begin from need not be there yet.
-configs=(attention distilled)
-[ -z "$blocks" ] || configs=(stages whole)
-for name in "${configs[@]}" transcribed; do
-  check_training --config "recipes/linearise/$name.yaml" --out "$out" "${taught[@]}" "${common[@]}"
-done
+config=recipes/linearise
+if [ -n "$blocks" ]; then
+  check_training --out "$out" --config $config/stages.yaml --encoder.layers "$blocks" "${taught[@]}" "${common[@]}"
+  check_training --out "$out" --config $config/whole.yaml "${taught[@]}" "${common[@]}"
+  check_training --out "$out" --config $config/words.yaml "${common[@]}"
+else # of the three at once
+  check_training --out "$out" --config $config/attention.yaml --config $config/distilled.yaml \
+    --config $config/transcribed.yaml "${taught[@]}" "${common[@]}"
+fi
 
 corpus() {
   python -m data_prep.librispeech "$@" --out "$data" --convert wav
@@ -102,7 +107,7 @@ make_teacher() {
   esac
 }
 
-# training NUMBER NAME CONFIGURATION [OPTIONS]: goes on from the last one's weights; a dry run has none but the teacher's.
+# training NUMBER NAME CONFIGURATION [OPTIONS]: from the last one's weights; a dry run has the teacher's alone.
 last=$teacher
 training() {
   local number=$1 name=$2 folder=$3 config=recipes/linearise/$3.yaml begin
@@ -111,12 +116,12 @@ training() {
   begin=(--init "$last" "${taught[@]}")
   case "$folder" in
     stages) begin=("${taught[@]}" --encoder.layers "$blocks") ;; # from random weights
-    words) begin=(--init "$last") ;;                             # of which nobody says more than the transcripts
+    words) begin=(--init "$last") ;;                             # without the teacher
   esac
   in_data "${train[@]}" "${dev[0]}"
   stage "$number" "$name" "$out/.$folder.done" "$config" "${model[@]}" "${manifests[@]}" \
     "${train_options[@]+"${train_options[@]}"}" -- \
-    python train.py --config "$config" "${begin[@]}" --out "$out/$folder" "${common[@]}" "$@" \
+    python train.py --config "$config" "${begin[@]}" "${common[@]}" --out "$out/$folder" "$@" \
     "${train_options[@]+"${train_options[@]}"}"
   last=$out/$folder/checkpoints/last.ckpt
 }

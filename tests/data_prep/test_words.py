@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from programs import ROOT, SURE
 
 from asr.checkpoints.checkpoint import read_checkpoint
-from asr.data.manifest import read_manifest
+from asr.data.manifest import read_manifest, write_manifest
 from asr.training.config import parse_config
 from asr.training.run import train
 from asr.transcriber import load
@@ -49,3 +50,13 @@ def test_bad_paths_are_named(model, corpus, tmp_path, manifest):
     out = corpus / "dev.jsonl" if manifest == "dev.jsonl" else tmp_path / "words.jsonl"
     done = words("--checkpoint", model, "--manifest", corpus / manifest, "--out", out)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and manifest in done.stderr
+
+
+def test_a_recording_named_twice_is_refused_before_anything_is_transcribed(model, corpus, tmp_path):
+    twice = [*read_manifest(corpus / "dev.jsonl")] * 2
+    twice = [replace(utterance, id=str(index)) for index, utterance in enumerate(twice)]
+    write_manifest(tmp_path / "twice.jsonl", twice)
+    done = words(
+        "--checkpoint", model, "--manifest", tmp_path / "twice.jsonl", "--out", tmp_path / "out.jsonl"
+    )
+    assert done.returncode == 1 and "twice.jsonl: names a recording twice" in done.stderr

@@ -564,7 +564,13 @@ def test_modules_that_learn_from_shuffled_frames_go_on_so(teacher_run, corpus, t
         (
             {"layers": 3},
             {"distil_stages": 1.0},
-            "--training.distil_stages: the teacher has 2 layers, the student 3; at most",
+            "--training.distil_stages: the teacher has 2 layers, the student 3; at most 1 can be taught so",
+        ),
+        ({}, {"distil_stages": 1.0}, "--training.distil_stages: .* the student 2; at most 1 can be"),
+        (
+            {"layers": 3},
+            {"distil_blocks": 1.0},
+            "--training.distil_blocks: the teacher has 2 layers, the student 3; at most 2 can be taught so",
         ),
         ({"dim": 8}, {"distil_stages": 1.0}, "--training.distil_stages: the teacher's dimension is 16"),
         (
