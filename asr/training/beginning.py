@@ -12,7 +12,6 @@ from torch import Tensor
 
 from asr.checkpoints.checkpoint import (
     LAST,
-    check_tokenizer,
     read_checkpoint,
     read_last,
     read_origin,
@@ -27,6 +26,7 @@ from asr.model.config import ModelConfig, model_to_dict
 from asr.model.conformer import resolve_size
 from asr.model.recogniser import Model
 
+HEADS = ("head.", "transducer.")  # weights of what reads the encoder (make_heads)
 LEAST_SHARE = 0.5  # of a model's numbers, that must come from the other one
 # What may differ without the weights meaning something else.
 _FREE = {"size", "dropout", "batch_norm", "speeds"}
@@ -59,22 +59,24 @@ def start_from(model: Model, config: ModelConfig, path: str, tokenizer: Tokenize
     Args:
         model, config: this one.
         path: the other: a checkpoint, an exported folder, or a model to import.
-        tokenizer: which both must have.
+        tokenizer: this one's. Where the other has another, its heads are not taken, which speak in pieces.
 
     Returns:
         what was not taken over and what differs, in lines.
 
     Raises:
-        UserError: it has another tokenizer, or next to nothing fits.
+        UserError: next to nothing fits.
     """
     content = read_trained(path)
     found = unpack_recipe(content, path)
-    check_tokenizer(path, found, tokenizer)
     differences = _differences(config, found.model)
     theirs, ours = weights_of(content), model.state_dict()
     if any(option.startswith("frontend.") for option in differences):  # its filters are not ours
         theirs = {name: value for name, value in theirs.items() if not name.startswith("frontend.")}
         ours = {name: value for name, value in ours.items() if not name.startswith("frontend.")}
+    other_pieces = found.tokenizer.model != tokenizer.model
+    if other_pieces:
+        theirs = {name: value for name, value in theirs.items() if not name.startswith(HEADS)}
     kept = {
         name: theirs[name]
         for name, value in ours.items()
@@ -91,6 +93,8 @@ def start_from(model: Model, config: ModelConfig, path: str, tokenizer: Tokenize
         )
     model.load_state_dict(kept | _silent_locals(ours, kept), strict=False)
     lines = [f"not as in {path}: {listed}"] if listed else []
+    if other_pieces:
+        lines.append(f"{path} has another tokenizer: what reads the encoder starts anew")
     if new or dropped:
         parts = f"new: {new or 'nothing'}; dropped: {dropped or 'nothing'}"
         lines.append(f"{share:.1%} of the model taken from {path}; {parts}")

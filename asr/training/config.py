@@ -322,9 +322,9 @@ def _parser() -> ArgumentParser:
         "--init",
         type=str,
         default="",
-        help="checkpoint of another run, exported folder or FILE.nemo, with the same tokenizer, to start "
-        "from: its weights, all that this model has too, and its attention, encoder and frontend options "
-        "where none is given",
+        help="checkpoint of another run, exported folder or FILE.nemo to start from: its weights, all that "
+        "this model has too (with another tokenizer not those of the heads), and its attention, encoder and "
+        "frontend options where none is given",
     )
     parser.add_argument(
         "--dry-run",

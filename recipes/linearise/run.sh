@@ -15,8 +15,9 @@
 #                   downloaded (0.46 GB).
 # --recordings DIR  speech without transcripts to learn from as well: a folder, or a list of paths (.txt).
 # --blocks N        a student of so many blocks, at most half the teacher's, from random weights: each block learns
-#                   what several of the teacher's do, then the whole is put together, then it learns by CTC from
-#                   transcripts (which must be the teacher's letters) and the teacher's words for --recordings.
+#                   what several of the teacher's do, then the whole is put together, then it gets pieces of its
+#                   own and learns by CTC from transcripts (which must be the teacher's letters) and from the
+#                   teacher's words for --recordings.
 # --distil          a second training, in which the whole learns the teacher's last layer. It has raised the word
 #                   error rate a little where it was measured (RESULTS.md, "From softmax to linear time").
 # --transcripts     a last training, with CTC where there are transcripts, which must be the teacher's letters.
@@ -26,7 +27,7 @@
 # --dry-run         stop before the trainings, and say from a few steps what each would take.
 #
 # Stages: 0 corpus, 1 teacher and its word error rates, 2 attention (or blocks), 3 distillation (or the whole),
-# 4 transcripts (and words), 5 decoding and a paired report on teacher and student. Their configurations:
+# 4 transcripts (and words, and pieces), 5 decoding and a paired report on teacher and student. Their configurations:
 # recipes/linearise/*.yaml. What stands behind -- goes to all trainings.
 
 own_options=(--from --recordings --lm --blocks)
@@ -85,7 +86,7 @@ config=recipes/linearise
 if [ -n "$blocks" ]; then
   check_training --out "$out" --config $config/stages.yaml --encoder.layers "$blocks" "${taught[@]}" "${common[@]}"
   check_training --out "$out" --config $config/whole.yaml "${taught[@]}" "${common[@]}"
-  check_training --out "$out" --config $config/words.yaml "${common[@]}"
+  check_training --out "$out" --config $config/pieces.yaml --config $config/words.yaml "${common[@]}"
 else # of the three at once
   check_training --out "$out" --config $config/attention.yaml --config $config/distilled.yaml \
     --config $config/transcribed.yaml "${taught[@]}" "${common[@]}"
@@ -116,7 +117,7 @@ training() {
   begin=(--init "$last" "${taught[@]}")
   case "$folder" in
     stages) begin=("${taught[@]}" --encoder.layers "$blocks") ;; # from random weights
-    words) begin=(--init "$last") ;;                             # without the teacher
+    pieces | words) begin=(--init "$last") ;;                    # without the teacher
   esac
   in_data "${train[@]}" "${dev[0]}"
   stage "$number" "$name" "$out/.$folder.done" "$config" "${model[@]}" "${manifests[@]}" \
@@ -155,7 +156,12 @@ if [ -n "$blocks" ]; then
         python -m data_prep.words --checkpoint "$teacher" --manifest "$data/recordings.jsonl" --out "$data/words.jsonl"
     fi
     train=("${train[@]/%recordings/words}")
-    training 4 "transcripts" words --data.train "[$(IFS=, && echo "${train[*]}")]"
+    in_data "${train[@]}"
+    stage 4 "pieces" "$data/.pieces.done" "${manifests[@]}" -- \
+      python -m asr.data.tokenizer --manifest "${manifests[@]}" --out "$data/tokenizer.model"
+    own=(--data.train "[$(IFS=, && echo "${train[*]}")]" --data.tokenizer "$data/tokenizer.model")
+    training 4 "a head for its pieces" pieces "${own[@]}"
+    training 4 "transcripts" words "${own[@]}"
   fi
 else
   training 2 "attention" attention

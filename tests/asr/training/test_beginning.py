@@ -5,9 +5,11 @@ import torch
 
 from asr.checkpoints.checkpoint import load_model
 from asr.checkpoints.export import export
+from asr.data.manifest import read_manifest
+from asr.data.tokenizer import Tokenizer, train_tokenizer
 from asr.errors import UserError
 from asr.model.recogniser import Model
-from asr.training.beginning import start_from
+from asr.training.beginning import HEADS, start_from
 from asr.training.config import parse_config
 from asr.training.run import train
 
@@ -77,6 +79,28 @@ def test_the_same_model_is_taken_without_a_word(other):
     assert not lines
     waveforms = torch.randn(1, 9000), torch.tensor([9000])
     assert torch.equal(model.eval()(*waveforms)[0], there(*waveforms)[0])
+
+
+def test_heads_of_another_tokenizer_are_not_taken(other, corpus):
+    """Not even where it has as many pieces, whose rows would fit."""
+    there, recipe = load_model(other)
+    config = parse_config(["--out", "x", "--init", str(other)]).model
+    texts = [item.text[::-1] for item in read_manifest(corpus / "train.jsonl")]
+    pieces = Tokenizer(train_tokenizer(texts, recipe.tokenizer.pieces))
+    assert pieces.pieces == recipe.tokenizer.pieces and pieces.model != recipe.tokenizer.model
+    model = Model(config, pieces.pieces)
+    said, taken = start_from(model, config, str(other), pieces)
+    assert said == f"{other} has another tokenizer: what reads the encoder starts anew"
+    assert re.search(r"; new: head\.project\.bias, head\.project\.weight; dropped: nothing$", taken)
+    theirs = there.state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, theirs[name]) != name.startswith("head."), name
+
+
+def test_all_but_heads_is_encoder_and_front_end():
+    config = parse_config(["--out", "x", "--head", "hybrid"]).model
+    names = Model(config, 5).state_dict()
+    assert {name.split(".")[0] for name in names if not name.startswith(HEADS)} <= {"encoder", "frontend"}
 
 
 def test_a_local_term_starts_at_nothing(other):

@@ -647,15 +647,18 @@ class TestStartingFromAnotherRun:
         assert begun["audio_seconds"] == fresh["audio_seconds"]  # of the same batches
         assert begun["data_digest"] == fresh["data_digest"] != read_checkpoint(path)["data_digest"]
 
-    def test_another_tokenizer_is_refused(self, run, corpus, tmp_path):
-        run()
+    def test_another_tokenizer_gets_heads_of_its_own(self, run, corpus, tmp_path, capsys):
+        first = run() / "checkpoints" / "last.ckpt"
         other = tmp_path / "other.model"
         texts = [item.text for item in read_manifest(corpus / "train.jsonl")]
         other.write_bytes(train_tokenizer(texts, 40))
-        with pytest.raises(UserError, match="trained with another tokenizer"):
-            run(
-                "--init", str(tmp_path / "run/checkpoints/last.ckpt"), "--data.tokenizer", str(other), out="b"
-            )
+        given = ("--data.tokenizer", str(other), "--init", str(first), "--training.freeze", "[encoder]")
+        before, after = (last(folder)["average"] for folder in (first.parents[1], run(*given, out="b")))
+        said = capsys.readouterr().out
+        assert f"{first} has another tokenizer: what reads the encoder starts anew\n" in said
+        assert len(after["head.project.weight"]) == Tokenizer.load(other).pieces + 1
+        encoder = [name for name in before if name.startswith("encoder.")]
+        assert encoder and all(torch.equal(before[name], after[name]) for name in encoder)
 
     def test_another_shape_is_refused(self, run, tmp_path):
         run()
