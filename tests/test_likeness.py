@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from likeness import feed_forwards, likeness
+from likeness import by_kind, likeness
 
 from asr.checkpoints.folder import write_folder
 from asr.data.tokenizer import Tokenizer
@@ -30,15 +30,14 @@ def test_units_in_another_order_and_size_behind_another_norm_are_found():
     teacher = build(12, 1)
     student = copy.deepcopy(teacher)
     for block in student.encoder.blocks:
-        for part in (block.feed_forward1, block.feed_forward2):
-            norm, first = part[0], part[1]
+        convolution = (block.convolution.norm, block.convolution.expand)
+        for norm, first in ([*block.feed_forward1][:2], [*block.feed_forward2][:2], convolution):
             norm.weight *= 2 + torch.rand(16)
             first.weight.copy_(-3 * first.weight[torch.randperm(len(first.weight))] / norm.weight)
-    others = torch.cat([units for _, units in feed_forwards(teacher)])
-    for _, units in feed_forwards(student):
-        assert likeness(units, others) == (pytest.approx(1, abs=1e-5), 100)
-    for _, units in feed_forwards(build(12, 2)):
-        assert likeness(units, others)[1] < 50
+    same, other = by_kind(student), by_kind(build(12, 2))
+    for kind, units in by_kind(teacher).items():
+        assert likeness(same[kind], units) == (pytest.approx(1, abs=1e-5), 100)
+        assert likeness(other[kind], units)[1] < 50
 
 
 def test_the_table(corpus, tmp_path):
@@ -52,5 +51,5 @@ def test_the_table(corpus, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("block", "rows"))]
-    assert len(rows) == 10 and all(row[-2:] == ["1.00", "100.0"] for row in rows[:5])
-    assert all(float(row[-1]) < 50 for row in rows[5:])
+    assert len(rows) == 14 and all(row[-2:] == ["1.00", "100.0"] for row in rows[:7])
+    assert all(float(row[-1]) < 50 for row in rows[7:])
