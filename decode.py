@@ -41,10 +41,13 @@ from asr.errors import run_program
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line, and decode splits, transcribe recordings, or stream."""
-    # Not above: every process of beam search runs this file too, and needs no PyTorch.
-    from asr.decode import main as decode
+    # Not above: every process of beam search runs this file too, and needs neither; --help needs no PyTorch.
+    from asr.decoding.options import parse
 
-    return decode(argv, __doc__)
+    args = parse(argv, __doc__)
+    from asr.decode import decode
+
+    return decode(args)
 
 
 if __name__ == "__main__":

@@ -51,14 +51,12 @@ if TYPE_CHECKING:
 LONG = 120.0  # seconds of a recording from which on it matters that attention forgets
 
 
-def main(argv: list[str] | None, description: str) -> int:
-    """Parse the command line, and decode splits, transcribe recordings, or stream.
+def decode(args: argparse.Namespace) -> int:
+    """Decode splits, transcribe recordings, or stream; returns the exit status.
 
     Args:
-        argv: the command line; None: the process's own.
-        description: of the program, for --help.
+        args: the command line (``asr.decoding.options.parse``).
     """
-    args = options.parse(argv, description)
     for split in args.tune_on:
         check_dev(split)
     transcriber = load(

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from asr.attention import ATTENTIONS, Frames, SelfAttention
 from asr.attention.fused import set_mode
+from asr.device_options import add_device_options
 from asr.errors import UserError, run_program
-from asr.model.device import add_device_options, choose_device, choose_dtype
+from asr.model.device import choose_device, choose_dtype
 from asr.model.frames import valid_frames
 
 DIM, HEADS = 144, 4

@@ -18,10 +18,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from asr.attention import ATTENTIONS
 from asr.attention.fused import set_mode
 from asr.data.batches import Batch
+from asr.device_options import add_device_options
 from asr.errors import UserError, run_program
 from asr.model.config import ModelConfig
 from asr.model.conformer import SIZES, EncoderConfig
-from asr.model.device import add_device_options, choose_device, choose_dtype
+from asr.model.device import choose_device, choose_dtype
 from asr.model.frames import SAMPLE_RATE
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig

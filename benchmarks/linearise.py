@@ -22,8 +22,9 @@ from long_audio import join_recordings, run_apart
 from step import hardware
 
 from asr.checkpoints.checkpoint import read_checkpoint
+from asr.device_options import add_device_options, given_options
 from asr.errors import UserError, run_program
-from asr.model.device import add_device_options, choose_device, given_options
+from asr.model.device import choose_device
 from asr.model.frames import SAMPLE_RATE
 from asr.scoring.report.analysis import UNITS
 from asr.scoring.report.comparison import Comparison

@@ -32,11 +32,12 @@ from step import hardware
 from asr.attention import ATTENTIONS
 from asr.checkpoints.checkpoint import load_model
 from asr.data import audio
+from asr.device_options import add_device_options, given_options
 from asr.errors import UserError, run_program
 from asr.files import atomic_write
 from asr.model.config import ModelConfig
 from asr.model.conformer import SIZES, EncoderConfig
-from asr.model.device import add_device_options, choose_device, given_options
+from asr.model.device import choose_device
 from asr.model.frames import SAMPLE_RATE
 from asr.model.long import encode_long, long_features
 from asr.model.recogniser import Model

@@ -28,8 +28,9 @@ from asr.data.packed import quantise
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.greedy import greedy
 from asr.decoding.posteriors import log_probs_of
+from asr.device_options import add_device_options
 from asr.errors import UserError, run_program
-from asr.model.device import add_device_options, autocast, choose_device, choose_dtype
+from asr.model.device import autocast, choose_device, choose_dtype
 from asr.model.frames import SAMPLE_RATE
 from asr.model.recogniser import Model
 from asr.scoring.errors import score

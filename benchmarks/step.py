@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asr.attention import ATTENTIONS
 from asr.attention.fused import set_mode
+from asr.device_options import add_device_options
 from asr.errors import UserError, run_program
 from asr.model.conformer import (
     SIZES,
@@ -37,7 +38,7 @@ from asr.model.conformer import (
     resolve_size,
 )
 from asr.model.ctc import CTCHead
-from asr.model.device import add_device_options, choose_device, choose_dtype
+from asr.model.device import choose_device, choose_dtype
 from asr.model.frames import valid_frames
 from asr.processes import cpu_count
 

@@ -32,8 +32,8 @@ from asr.data.manifest import Utterance, read_manifest
 from asr.decoding.beam import BeamDecoder
 from asr.decoding.pauses import LONGEST, cut_at_pauses
 from asr.decoding.tuning import UNTUNED
+from asr.device_options import add_device_options, given_options
 from asr.errors import UserError, run_program
-from asr.model.device import add_device_options, given_options
 from asr.model.frames import SAMPLE_RATE
 from asr.model.long import long_log_probs
 from asr.processes import cpu_count

@@ -35,9 +35,10 @@ from asr.decoding.label_looping import greedy_in_batches, transducer_greedy
 from asr.decoding.posteriors import compute_encoded
 from asr.decoding.transducer_beam import TransducerSearch
 from asr.decoding.weights import GREEDY
+from asr.device_options import add_device_options
 from asr.errors import UserError, run_program
 from asr.model.classes import BLANK
-from asr.model.device import add_device_options, autocast, choose_device, choose_dtype
+from asr.model.device import autocast, choose_device, choose_dtype
 from asr.model.transducer import CHUNK, Transducer, TransducerConfig
 from asr.processes import resident_gib
 

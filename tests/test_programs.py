@@ -236,6 +236,12 @@ sys.exit(status or [name for name in {NEEDLESS} if name in sys.modules] or 0)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_help_does_not_wait_for_pytorch():
+    program = "import sys, decode; sys.modules['torch'] = None; decode.main(['--help'])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "--checkpoint" in done.stdout
+
+
 def transcribe(checkpoint, *arguments):
     return decode.main(["--checkpoint", str(checkpoint), *map(str, arguments)])
 

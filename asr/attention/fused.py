@@ -15,7 +15,6 @@ from asr.errors import UserError
 if TYPE_CHECKING:
     from asr.attention.base import Frames, SelfAttention
 
-MODES = ("auto", "eager", "fused")
 # Greatest difference of a fused core's outputs from the eager one's on the same q, k and v, and half of what
 # each gradient may differ by: the norm of the difference over the norm, valid frames only. Half-precision
 # products and results are rounded to 2^-9, and softmax takes the exponential of such products: with scores of

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from torch import Tensor
 
-from asr.data import audio
+from asr.data import EACH, MIX, audio
 from asr.data.audio import WHOLE, Part
 from asr.data.foreign_manifests import SCP, is_kaldi, scp_path
 from asr.data.manifest import Utterance, read_manifest
@@ -17,7 +17,6 @@ from asr.model.frames import SAMPLE_RATE
 
 LISTS = (".txt", ".lst", ".scp")
 MANIFESTS = (".jsonl", ".jsonl.gz")
-MIX, EACH = "mix", "each"  # what --channel takes beside numbers
 
 
 @dataclass(frozen=True)

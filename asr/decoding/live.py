@@ -15,13 +15,12 @@ import numpy as np
 from torch import Tensor
 
 from asr.data.tokenizer import Tokenizer
+from asr.decoding import PAUSE
 from asr.decoding.alignment import Word
 from asr.decoding.live_words import GreedyWords, Heard, LiveWords, Utterance
 from asr.model.classes import BLANK
 from asr.model.recogniser import Model
 from asr.model.streaming import CHUNK_SECONDS
-
-PAUSE = 0.8  # seconds without a piece that end an utterance
 
 
 class Pauses:

@@ -5,15 +5,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from asr.data.recordings import EACH, MIX
-from asr.decoding import BEAM, EXPANSIONS, MOST_BEAM, MOST_EXPANSIONS, TRANSDUCER_BEAM
+from asr.data import EACH, MIX
+from asr.decoding import BEAM, EXPANSIONS, FORMATS, MOST_BEAM, MOST_EXPANSIONS, PAUSE, TRANSDUCER_BEAM
 from asr.decoding.hotwords import BOOST, MOST_BOOST, read_hotwords
-from asr.decoding.live import PAUSE
 from asr.decoding.nbest import MOST
-from asr.decoding.transcription import FORMATS
 from asr.decoding.weights import Weights
+from asr.device_options import add_device_options
 from asr.errors import UserError
-from asr.model.device import add_device_options
 from asr.processes import cpu_count
 from asr.scoring.normalise import NORMALISERS
 

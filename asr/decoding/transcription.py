@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from asr.data import audio
+from asr.data import MIX, audio
 from asr.data.batches import make_batches
 from asr.data.prefetch import prefetch
-from asr.data.recordings import MIX, Recording, fault, find_recordings
+from asr.data.recordings import Recording, fault, find_recordings
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.alignment import Word, best_path, collapse, forced_path, words_of_pieces, words_on_path
 from asr.decoding.captions import Transcript, as_ctm, as_json, as_srt, as_text, as_vtt
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool  # with Numba, which greedy decoding does without
     from asr.decoding.transducer_beam import TransducerSearch
 
-FORMATS = ("txt", "json", "ctm", "srt", "vtt")
 WINDOW = 8  # batches of short recordings whose transcripts come together
 SEGMENTS = 16  # of up to 40 s, that are searched together for each process of beam search
 

@@ -1,38 +1,9 @@
-"""On which device, in which precision and by which kernels a model runs: the options, what they mean here."""
-
-import argparse
+"""On which device and in which precision a model runs: what the options (asr/device_options.py) mean here."""
 
 import torch
 
-from asr.attention.fused import MODES
 from asr.errors import UserError
 from asr.model.recogniser import Model
-
-# Names, values and meanings; the default is auto.
-DEVICE_OPTIONS = {
-    "device": (("auto", "cpu", "cuda"), "auto: the GPU where there is one"),
-    "precision": (
-        ("auto", "fp32", "bf16"),
-        "auto: bf16 on a GPU that has it, else fp32; recordings longer than a batch are always in fp32",
-    ),
-    "kernels": (
-        MODES,
-        "attention core: auto (fused kernels on a GPU, for the mechanisms and precisions that have them, "
-        "once they agree with eager PyTorch on the first batch), eager, or fused (an error where not)",
-    ),
-}
-
-
-def add_device_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add those of the options that are named, or all; the functions below and ``set_mode`` take them."""
-    for name in names or DEVICE_OPTIONS:
-        choices, meaning = DEVICE_OPTIONS[name]
-        parser.add_argument(f"--{name}", choices=choices, default="auto", help=meaning)
-
-
-def given_options(args: argparse.Namespace, *names: str) -> list[str]:
-    """Those options as they were given, for the command line of another program."""
-    return [part for name in names or DEVICE_OPTIONS for part in (f"--{name}", getattr(args, name))]
 
 
 def choose_device(name: str) -> torch.device:

@@ -5,10 +5,11 @@ import torch
 
 from asr.attention import ATTENTIONS
 from asr.decoding.posteriors import log_probs_of
+from asr.device_options import add_device_options
 from asr.errors import UserError
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig
-from asr.model.device import add_device_options, autocast, choose_device, choose_dtype, describe
+from asr.model.device import autocast, choose_device, choose_dtype, describe
 from asr.model.recogniser import Model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
