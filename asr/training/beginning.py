@@ -22,11 +22,12 @@ from asr.checkpoints.checkpoint import (
 from asr.checkpoints.origin import Source, begun_from, joined, taught_by
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
+from asr.model.classes import BLANK
 from asr.model.config import ModelConfig, model_to_dict
 from asr.model.conformer import resolve_size
 from asr.model.recogniser import Model
 
-HEADS = ("head.", "transducer.")  # weights of what reads the encoder (make_heads)
+BY_CLASS = ("head.project.", "transducer.prediction.embed.", "transducer.joint.project.")  # a row a class
 LEAST_SHARE = 0.5  # of a model's numbers, that must come from the other one
 # What may differ without the weights meaning something else.
 _FREE = {"size", "dropout", "batch_norm", "speeds"}
@@ -59,7 +60,8 @@ def start_from(model: Model, config: ModelConfig, path: str, tokenizer: Tokenize
     Args:
         model, config: this one.
         path: the other: a checkpoint, an exported folder, or a model to import.
-        tokenizer: this one's. Where the other has another, its heads are not taken, which speak in pieces.
+        tokenizer: this one's. Where the other has another, the heads' rows are taken for pieces that both
+            have; the rows of the others begin as the mean of these.
 
     Returns:
         what was not taken over and what differs, in lines.
@@ -76,7 +78,8 @@ def start_from(model: Model, config: ModelConfig, path: str, tokenizer: Tokenize
         ours = {name: value for name, value in ours.items() if not name.startswith("frontend.")}
     other_pieces = found.tokenizer.model != tokenizer.model
     if other_pieces:
-        theirs = {name: value for name, value in theirs.items() if not name.startswith(HEADS)}
+        rows = _shared_classes(found.tokenizer, tokenizer)
+        theirs = theirs | _by_piece(theirs, rows, tokenizer.pieces + 1)
     kept = {
         name: theirs[name]
         for name, value in ours.items()
@@ -94,11 +97,32 @@ def start_from(model: Model, config: ModelConfig, path: str, tokenizer: Tokenize
     model.load_state_dict(kept | _silent_locals(ours, kept), strict=False)
     lines = [f"not as in {path}: {listed}"] if listed else []
     if other_pieces:
-        lines.append(f"{path} has another tokenizer: what reads the encoder starts anew")
+        known = f"{len(rows[0]) - 1} of {tokenizer.pieces} pieces"
+        lines.append(f"{path} has another tokenizer: it knows {known}; the others begin as their mean")
     if new or dropped:
         parts = f"new: {new or 'nothing'}; dropped: {dropped or 'nothing'}"
         lines.append(f"{share:.1%} of the model taken from {path}; {parts}")
     return lines
+
+
+def _shared_classes(there: Tokenizer, here: Tokenizer) -> tuple[list[int], list[int]]:
+    """The blank, and the pieces that both tokenizers have: as classes of either."""
+    known = {there.piece(number): number for number in range(1, there.pieces + 1)}
+    shared = [number for number in range(1, here.pieces + 1) if here.piece(number) in known]
+    return [BLANK, *(known[here.piece(number)] for number in shared)], [BLANK, *shared]
+
+
+def _by_piece(
+    theirs: dict[str, Tensor], rows: tuple[list[int], list[int]], classes: int
+) -> dict[str, Tensor]:
+    """What has a row a class, for so many classes of another tokenizer; a new piece's is the others' mean."""
+    there, here = rows
+    translated = {}
+    for name in [name for name in theirs if name.startswith(BY_CLASS)]:
+        taken = theirs[name][there]
+        translated[name] = taken.mean(0).expand(classes, *taken.shape[1:]).clone()
+        translated[name][here] = taken
+    return translated
 
 
 def _silent_locals(ours: dict[str, Tensor], kept: dict[str, Tensor]) -> dict[str, Tensor]:

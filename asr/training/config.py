@@ -323,7 +323,7 @@ def _parser() -> ArgumentParser:
         type=str,
         default="",
         help="checkpoint of another run, exported folder or FILE.nemo to start from: its weights, all that "
-        "this model has too (with another tokenizer not those of the heads), and its attention, encoder and "
+        "this model has too (of heads the rows of pieces that both know), and its attention, encoder and "
         "frontend options where none is given",
     )
     parser.add_argument(

@@ -86,7 +86,7 @@ config=recipes/linearise
 if [ -n "$blocks" ]; then
   check_training --out "$out" --config $config/stages.yaml --encoder.layers "$blocks" "${taught[@]}" "${common[@]}"
   check_training --out "$out" --config $config/whole.yaml "${taught[@]}" "${common[@]}"
-  check_training --out "$out" --config $config/pieces.yaml --config $config/words.yaml "${common[@]}"
+  check_training --out "$out" --config $config/words.yaml "${common[@]}"
 else # of the three at once
   check_training --out "$out" --config $config/attention.yaml --config $config/distilled.yaml \
     --config $config/transcribed.yaml "${taught[@]}" "${common[@]}"
@@ -117,7 +117,7 @@ training() {
   begin=(--init "$last" "${taught[@]}")
   case "$folder" in
     stages) begin=("${taught[@]}" --encoder.layers "$blocks") ;; # from random weights
-    pieces | words) begin=(--init "$last") ;;                    # without the teacher
+    words) begin=(--init "$last") ;;                             # without the teacher
   esac
   in_data "${train[@]}" "${dev[0]}"
   stage "$number" "$name" "$out/.$folder.done" "$config" "${model[@]}" "${manifests[@]}" \
@@ -158,10 +158,9 @@ if [ -n "$blocks" ]; then
     train=("${train[@]/%recordings/words}")
     in_data "${train[@]}"
     stage 4 "pieces" "$data/.pieces.done" "${manifests[@]}" -- \
-      python -m asr.data.tokenizer --manifest "${manifests[@]}" --out "$data/tokenizer.model"
-    own=(--data.train "[$(IFS=, && echo "${train[*]}")]" --data.tokenizer "$data/tokenizer.model")
-    training 4 "a head for its pieces" pieces "${own[@]}"
-    training 4 "transcripts" words "${own[@]}"
+      python -m asr.data.tokenizer --manifest "${manifests[@]}" --pieces 1024 --out "$data/tokenizer.model"
+    training 4 "transcripts" words --data.train "[$(IFS=, && echo "${train[*]}")]" \
+      --data.tokenizer "$data/tokenizer.model"
   fi
 else
   training 2 "attention" attention
