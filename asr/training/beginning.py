@@ -76,10 +76,12 @@ def start_from(model: Model, config: ModelConfig, path: str, tokenizer: Tokenize
     if any(option.startswith("frontend.") for option in differences):  # its filters are not ours
         theirs = {name: value for name, value in theirs.items() if not name.startswith("frontend.")}
         ours = {name: value for name, value in ours.items() if not name.startswith("frontend.")}
-    other_pieces = found.tokenizer.model != tokenizer.model
-    if other_pieces:
+    other_pieces = ""
+    if found.tokenizer.model != tokenizer.model:
         rows = _shared_classes(found.tokenizer, tokenizer)
         theirs = theirs | _by_piece(theirs, rows, tokenizer.pieces + 1)
+        known = len(rows[0]) - 1
+        other_pieces = f"{path} has another tokenizer: it knows {known} of {tokenizer.pieces} pieces"
     kept = {
         name: theirs[name]
         for name, value in ours.items()
@@ -97,8 +99,8 @@ def start_from(model: Model, config: ModelConfig, path: str, tokenizer: Tokenize
     model.load_state_dict(kept | _silent_locals(ours, kept), strict=False)
     lines = [f"not as in {path}: {listed}"] if listed else []
     if other_pieces:
-        known = f"{len(rows[0]) - 1} of {tokenizer.pieces} pieces"
-        lines.append(f"{path} has another tokenizer: it knows {known}; the others begin as their mean")
+        taken = any(name.startswith(BY_CLASS) for name in kept)
+        lines.append(other_pieces + ("; the others begin as their mean" if taken else ""))
     if new or dropped:
         parts = f"new: {new or 'nothing'}; dropped: {dropped or 'nothing'}"
         lines.append(f"{share:.1%} of the model taken from {path}; {parts}")
