@@ -107,6 +107,9 @@ class TrainingConfig:
             distil_blocks or distil_stages. Only right where it hears them alike each time: with
             --frontend.speeds [1.0]. Empty: it hears all it is asked about.
         distil_masks: whom SpecAugment masks: the student, or both.
+        splice: share of batches whose utterances are cut into pieces of 0.5 to 3 s, put together anew across
+            the batch, with the teacher alone to say what is heard; for a small corpus, whose sentences would
+            be learnt by heart.
         distil_start: weights (the attention starts from those that it has) or nearest (with each head's
             queries scaled and shifted so that each layer's starts nearest to the teacher's; MALA and InLine
             gain most).
@@ -168,6 +171,7 @@ class TrainingConfig:
     shuffle_minutes: float = 0.0
     teacher_memory: str = ""
     distil_masks: Literal["student", "both"] = "student"
+    splice: float = 0.0
     distil_start: Literal["weights", "nearest"] = "weights"
     consistency: float = 0.0
     chunks: list[int] = field(default_factory=list)
@@ -403,6 +407,7 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.distil_encoder": 0 <= training.distil_encoder < math.inf,
         "--training.distil_blocks": 0 <= training.distil_blocks < math.inf,
         "--training.distil_stages": 0 <= training.distil_stages < math.inf,
+        "--training.splice": 0 <= training.splice <= 1,
         "--training.distil_attention": 0 <= training.distil_attention < math.inf,
         "--training.distil_modules": 0 <= training.distil_modules < math.inf,
         "--training.shuffle_minutes": training.shuffle_minutes == 0
@@ -469,7 +474,7 @@ def _check_losses(training: TrainingConfig, model: ModelConfig, join: float) -> 
     """Raise UserError for losses that do not go together, or want a head that is not there."""
     distil = [name for name in vars(training) if name.startswith("distil_")]
     if not training.teacher:
-        for name in distil:
+        for name in (*distil, "splice"):
             if getattr(training, name) != getattr(TrainingConfig, name):
                 raise UserError(f"--training.{name} {getattr(training, name)}: wants --training.teacher")
     elif not training.distils:
@@ -541,6 +546,7 @@ def _check_remembering(training: TrainingConfig, model: ModelConfig, join: float
         f"--training.distil_masks {training.distil_masks}": training.distil_masks == "both",
         f"--data.join {join:g}": join > 0,
         f"--training.nonspeech {training.nonspeech:g}": training.nonspeech > 0,
+        f"--training.splice {training.splice:g}": training.splice > 0,
     }
     for other, changes in changing.items():
         if changes:

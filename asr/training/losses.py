@@ -11,6 +11,7 @@ from asr.model.frames import subsampled, valid_frames
 from asr.model.recogniser import Model
 from asr.training.config import TrainingConfig
 from asr.training.distillation import Output, Teacher, distillation_losses
+from asr.training.splicing import spliced
 from asr.training.streaming import draw_chunk
 
 PER_PIECE = ("ctc", "transducer", "consistency")  # losses on transcripts; a teacher's go by the frame
@@ -53,6 +54,7 @@ def _sums(
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Each utterance's losses (B,) by name, over pieces or frames; the frames, with a teacher."""
     views = 2 if config.consistency else 1
+    batch = spliced(batch, config.splice)
     waveforms, samples = model.frontend.perturb(batch.waveforms, batch.lengths)
     clean = model.frontend.features(waveforms, samples)
     features, lengths = model.frontend.masked(*clean, views)

@@ -35,7 +35,7 @@ FIXED = (
         "distil_attention",
         "distil_modules",
     ),
-    *("taught_modules", "shuffle_minutes", "distil_masks", "distil_start"),
+    *("taught_modules", "shuffle_minutes", "distil_masks", "splice", "distil_start"),
     *("optimiser", "peak_lr", "warmup", "schedule", "weight_decay", "clip", "average"),
 )
 # These decide how far, on what, how exactly and how closely watched the same run goes on.

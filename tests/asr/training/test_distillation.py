@@ -20,6 +20,7 @@ from asr.training.distances import distance, divergence, stream_error
 from asr.training.distillation import Teacher, load_teacher, matched_depths, modules_to_match
 from asr.training.losses import training_loss
 from asr.training.run import train
+from asr.training.splicing import splice
 from asr.training.task import TrainingTask, leave_alone
 from asr.training.unit_streams import unit_streams
 
@@ -314,6 +315,36 @@ def test_views_of_an_unmasked_batch_are_learnt_from_as_one():
         block.convolution.batch_norm.eval()
     both = losses(student, teacher, make_batch(), ctc=1e-12, consistency=1e-12, **weights)
     assert torch.allclose(one.utterances, both.utterances, rtol=1e-6)
+
+
+def test_pieces_of_other_utterances_are_heard_by_both_and_no_transcript_is_read():
+    student, teacher = build("mala", 1).eval(), build("softmax", 2)
+    found = losses(student, teacher, make_batch(), ctc=0.5, distil_encoder=0.3, splice=1.0)
+    torch.manual_seed(1)
+    batch = make_batch()
+    torch.manual_seed(1)
+    torch.rand(())  # which says whether
+    waveforms, lengths = splice(batch.waveforms, batch.lengths)
+    none = torch.zeros(3, dtype=torch.long)
+    alone = batch._replace(
+        waveforms=waveforms,
+        lengths=lengths,
+        targets=batch.targets[:, :0],
+        target_lengths=none,
+        transcribed=none.bool(),
+    )
+    said = losses(student, teacher, alone, ctc=0.5, distil_encoder=0.3)
+    assert found.parts["ctc"] == 0 and torch.allclose(found.total, said.total, rtol=1e-9)
+    plain = losses(student, teacher, make_batch(), ctc=0.5, distil_encoder=0.3)
+    assert plain.parts["ctc"] > 0 and not torch.allclose(found.total, plain.total, rtol=1e-3)
+
+
+def test_a_share_of_batches_is_in_pieces():
+    student, teacher = build("mala", 1).eval(), build("softmax", 2)
+    weights = {"ctc": 1.0, "distil_encoder": 1.0}
+    # What is drawn with the seed of ``losses`` is 0.7576.
+    assert losses(student, teacher, make_batch(), splice=0.7, **weights).parts["ctc"] > 0
+    assert losses(student, teacher, make_batch(), splice=0.8, **weights).parts["ctc"] == 0
 
 
 class TestWithoutATranscript:

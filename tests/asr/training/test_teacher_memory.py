@@ -95,6 +95,7 @@ def test_a_folder_that_cannot_be_made_is_named(teacher, tmp_path):
         ([], r"not with --frontend.speeds \[0.9, 1.0, 1.1\], with which no utterance is heard twice alike"),
         (["--frontend.speeds", "[1.0]", "--data.join", "30"], "not with --data.join 30"),
         (["--frontend.speeds", "[1.0]", "--training.nonspeech", "0.1"], "not with --training.nonspeech 0.1"),
+        (["--frontend.speeds", "[1.0]", "--training.splice", "0.1"], "not with --training.splice 0.1"),
         (
             ["--frontend.speeds", "[1.0]", "--training.distil_masks", "both"],
             "not with --training.distil_masks both",
