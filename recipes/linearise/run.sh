@@ -4,8 +4,8 @@
 # test, for the word error rates. Or, with --blocks, a smaller model from random weights.
 #
 #   bash recipes/linearise/run.sh --from FILE.nemo|FOLDER|CHECKPOINT [--attention NAME] [--data-root DIR]
-#        [--recordings DIR] [--blocks N] [--distil] [--transcripts] [--lm FILE] [--stage K] [--stop-stage K]
-#        [--data DIR] [--out DIR] [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
+#        [--recordings DIR] [--blocks N [--patient]] [--distil] [--transcripts] [--lm FILE] [--stage K]
+#        [--stop-stage K] [--data DIR] [--out DIR] [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
 #
 # --from MODEL      the teacher: a public Conformer-CTC (docs/imports.md), an exported folder, or a checkpoint.
 # --attention NAME  linear, mala (the default), inline, nala, focused, efficient, cosformer, agent, or several
@@ -15,9 +15,10 @@
 #                   downloaded (0.46 GB).
 # --recordings DIR  speech without transcripts to learn from as well: a folder, or a list of paths (.txt).
 # --blocks N        a student of so many blocks, at most half the teacher's, from random weights: each block learns
-#                   what several of the teacher's do, then the whole is put together, then it gets pieces of its
-#                   own and learns by CTC from transcripts (which must be the teacher's letters) and from the
-#                   teacher's words for --recordings.
+#                   what several of the teacher's do, then the whole is put together, then (--patient) it goes on
+#                   for long, last it learns from transcripts (which must be the teacher's letters) and from the
+#                   teacher's words for --recordings as well.
+# --patient         with --blocks: that long training, for a GPU.
 # --distil          a second training, in which the whole learns the teacher's last layer. It has raised the word
 #                   error rate a little where it was measured (RESULTS.md, "From softmax to linear time").
 # --transcripts     a last training, with CTC where there are transcripts, which must be the teacher's letters.
@@ -27,17 +28,18 @@
 # --dry-run         stop before the trainings, and say from a few steps what each would take.
 #
 # Stages: 0 corpus, 1 teacher and its word error rates, 2 attention (or blocks), 3 distillation (or the whole),
-# 4 transcripts (and words, and pieces), 5 decoding and a paired report on teacher and student. Their configurations:
+# 4 transcripts (and words), 5 decoding and a paired report on teacher and student. Their configurations:
 # recipes/linearise/*.yaml. What stands behind -- goes to all trainings.
 
 own_options=(--from --recordings --lm --blocks)
-own_switches=(--distil --transcripts)
+own_switches=(--distil --transcripts --patient)
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
 [ -n "$from" ] || die "--from: name the model to linearise (see --help)"
 from=$(from_caller "$from") recordings=$(from_caller "$recordings") lm=$(from_caller "$lm")
 [[ "$blocks" =~ ^([1-9][0-9]*)?$ ]] || die "--blocks $blocks: not a number of blocks"
 [ -z "$blocks" ] || [ -z "$distil$transcripts" ] || die "--distil, --transcripts: not with --blocks, which does both"
+[ -n "$blocks" ] || [ -z "$patient" ] || die "--patient: wants --blocks"
 for path in "$from" "$recordings" "$lm"; do
   [ -z "$path" ] || [ -e "$path" ] || die "$path: no such file or folder"
 done
@@ -85,8 +87,9 @@ common=(--attention "$attention" --training.devices "$devices"
 config=recipes/linearise
 if [ -n "$blocks" ]; then
   check_training --out "$out" --config $config/stages.yaml --encoder.layers "$blocks" "${taught[@]}" "${common[@]}"
-  check_training --out "$out" --config $config/whole.yaml "${taught[@]}" "${common[@]}"
-  check_training --out "$out" --config $config/words.yaml "${common[@]}"
+  for step in whole patient words; do
+    check_training --out "$out" --config $config/$step.yaml "${taught[@]}" "${common[@]}"
+  done
 else # of the three at once
   check_training --out "$out" --config $config/attention.yaml --config $config/distilled.yaml \
     --config $config/transcribed.yaml "${taught[@]}" "${common[@]}"
@@ -115,10 +118,7 @@ training() {
   shift 3
   [ -z "$dry_run" ] || last=$teacher
   begin=(--init "$last" "${taught[@]}")
-  case "$folder" in
-    stages) begin=("${taught[@]}" --encoder.layers "$blocks") ;; # from random weights
-    words) begin=(--init "$last") ;;                             # without the teacher
-  esac
+  [ "$folder" != stages ] || begin=("${taught[@]}" --encoder.layers "$blocks") # from random weights
   in_data "${train[@]}" "${dev[0]}"
   stage "$number" "$name" "$out/.$folder.done" "$config" "${model[@]}" "${manifests[@]}" \
     "${train_options[@]+"${train_options[@]}"}" -- \
@@ -151,16 +151,13 @@ if [ -n "$blocks" ]; then
   training 2 "blocks" stages
   if [ -z "$dry_run" ]; then # which has no student to begin from
     training 3 "the whole" whole
+    [ -z "$patient" ] || training 3 "the whole, patiently" patient
     if [ -n "$recordings" ]; then
       stage 4 "the teacher's words" "$data/.words.done" "${model[@]}" "$data/recordings.jsonl" -- \
         python -m data_prep.words --checkpoint "$teacher" --manifest "$data/recordings.jsonl" --out "$data/words.jsonl"
     fi
     train=("${train[@]/%recordings/words}")
-    in_data "${train[@]}"
-    stage 4 "pieces" "$data/.pieces.done" "${manifests[@]}" -- \
-      python -m asr.data.tokenizer --manifest "${manifests[@]}" --pieces 1024 --out "$data/tokenizer.model"
-    training 4 "transcripts" words --data.train "[$(IFS=, && echo "${train[*]}")]" \
-      --data.tokenizer "$data/tokenizer.model"
+    training 4 "transcripts" words --data.train "[$(IFS=, && echo "${train[*]}")]"
   fi
 else
   training 2 "attention" attention
