@@ -18,7 +18,7 @@ FADE = round(0.01 * SAMPLE_RATE)  # samples over which a piece comes in and goes
 
 def spliced(batch: Batch, share: float) -> Batch:
     """A batch as it is or, so often, with its waveforms in pieces (``splice``) and without transcripts."""
-    if torch.rand(()) >= share:
+    if not share or torch.rand(()) >= share:  # runs without it draw what they always drew
         return batch
     waveforms, lengths = splice(batch.waveforms, batch.lengths)
     none = torch.zeros(len(lengths), dtype=torch.long)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from asr.errors import UserError
 from asr.training import splicing
 from asr.training.config import parse_config
-from asr.training.splicing import FADE, LONGEST, SHORTEST, splice
+from asr.training.splicing import FADE, LONGEST, SHORTEST, splice, spliced
 
 RATE = 16_000
 
@@ -65,6 +65,11 @@ def test_packed_samples_stay_integers_and_ends_fade():
     waveforms, _ = splice(torch.full((2, 3 * RATE), 1000, dtype=torch.int16), lengths)
     assert waveforms.dtype == torch.int16 and waveforms[0, 0] == 0
     assert 490 <= waveforms[0, FADE // 2] <= 510 and waveforms[0, FADE] == 1000
+
+
+def test_a_run_without_it_draws_nothing_for_it():
+    batch, before = object(), torch.get_rng_state()
+    assert spliced(batch, 0.0) is batch and torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(
