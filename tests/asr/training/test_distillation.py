@@ -534,7 +534,7 @@ def test_the_dev_loss_falls_by_what_the_teacher_says_alone(teacher_run, corpus, 
 
 def test_a_run_goes_on_with_its_teacher_only(teacher_run, corpus, tmp_path):
     options = ["--attention", "mala", *SIZE, "--training.distil_posteriors", "0.5", "--resume", "auto"]
-    options += ["--training.schedule", "noam"]
+    options += ["--training.schedule", "noam", "--training.splice", "0.6"]
     out = tmp_path / "run"
     content = run_with(corpus, out, *options, "--training.teacher", str(teacher_run), "--training.steps", "2")
     assert content["teacher_digest"] and not any("teacher" in name for name in content["state_dict"])
@@ -545,9 +545,10 @@ def test_a_run_goes_on_with_its_teacher_only(teacher_run, corpus, tmp_path):
     other = str(out / "checkpoints" / "last.ckpt")
     with pytest.raises(UserError, match=r"^--training.teacher .*: .*last.ckpt was taught by another model"):
         run_with(corpus, out, *options, "--training.teacher", other, "--training.steps", "6")
-    with pytest.raises(UserError, match=r"^--training.distil_posteriors 0.7: .* was trained with 0.5"):
-        options[options.index("0.5")] = "0.7"
-        run_with(corpus, out, *options, "--training.teacher", str(moved), "--training.steps", "6")
+    for option, was, now in (("distil_posteriors", "0.5", "0.7"), ("splice", "0.6", "0.0")):
+        changed = [now if value == was else value for value in options]
+        with pytest.raises(UserError, match=rf"^--training.{option} {now}: .* was trained with {was}"):
+            run_with(corpus, out, *changed, "--training.teacher", str(moved), "--training.steps", "6")
 
 
 def test_modules_that_learn_from_shuffled_frames_go_on_so(teacher_run, corpus, tmp_path, logged):

@@ -160,6 +160,7 @@ class TestGoingOnWithOtherOptions:
     def test_what_would_make_it_another_run_is_refused(self, refused):
         # See test_distillation for some, and TestHeads for the transducer's weight and what is frozen.
         elsewhere = ("transducer", "variational_noise", "freeze", "taught_modules", "shuffle_minutes")
+        elsewhere += ("splice",)
         fixed = [name for name in FIXED if not name.startswith("distil_") and name not in elsewhere]
         others = dict.fromkeys(fixed, "9") | {
             "intermediate": "0.3",
