@@ -325,14 +325,7 @@ def test_pieces_of_other_utterances_are_heard_by_both_and_no_transcript_is_read(
     torch.manual_seed(1)
     torch.rand(())  # which says whether
     waveforms, lengths = splice(batch.waveforms, batch.lengths)
-    none = torch.zeros(3, dtype=torch.long)
-    alone = batch._replace(
-        waveforms=waveforms,
-        lengths=lengths,
-        targets=batch.targets[:, :0],
-        target_lengths=none,
-        transcribed=none.bool(),
-    )
+    alone = untranscribed(batch._replace(waveforms=waveforms, lengths=lengths), 0, 1, 2)
     said = losses(student, teacher, alone, ctc=0.5, distil_encoder=0.3)
     assert found.parts["ctc"] == 0 and torch.allclose(found.total, said.total, rtol=1e-9)
     plain = losses(student, teacher, make_batch(), ctc=0.5, distil_encoder=0.3)
