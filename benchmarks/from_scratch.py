@@ -4,10 +4,15 @@
         --attention softmax softmax:rotary linear mala inline nala --seeds 1 2 3 -- \\
         --config recipes/librispeech/conformer_s.yaml --data.train '[train]' --data.tokenizer TOKENIZER
 
-What stands behind -- goes to train.py. NAME:POSITIONS is a mechanism with other positions than its own. With
---jobs several trainings run side by side, which fill a GPU where one does not. Every training has a folder in
---out: one that is done is not run again, and one that was stopped goes on, so that the command can be given
-in pieces (--attention, --seeds) and again.
+What stands behind -- goes to train.py. Behind each further -- stand the options of a training of its own,
+which begins with the weights of the one before, for recipes of several trainings:
+
+    ... -- --data.train '[train]' --data.tokenizer TOKENIZER --training.teacher TEACHER \\
+        -- --config recipes/linearise/stages.yaml -- --config recipes/linearise/whole.yaml
+
+NAME:POSITIONS is a mechanism with other positions than its own. With --jobs several run side by side, which
+fill a GPU where one does not. Every training has a folder in --out: one that is done is not run again, and
+one that was stopped goes on, so that the command can be given in pieces (--attention, --seeds) and again.
 
 WER is greedy, a line an attention: of all seeds, and of the best and the worst. The difference is to the
 first attention in the list, utterance by utterance and over all seeds, with the 95 % interval of a paired
@@ -35,7 +40,7 @@ from asr.scoring.report.text import columns, interval_text
 
 
 class Trial(NamedTuple):
-    """One training."""
+    """A mechanism from random weights, with a seed."""
 
     attention: str  # NAME or NAME:POSITIONS
     seed: int
@@ -53,18 +58,27 @@ class Trial(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Of one training: how it went, and what was recognised of each split."""
+    """Of one trial: how its trainings went, and what was recognised of each split."""
 
-    result: Result
+    results: list[Result]
     decoded: dict[str, list[Decoded]]
 
+    @property
+    def audio_hours(self) -> float:
+        """Heard in all of them."""
+        return sum(result.audio_hours for result in self.results)
 
-def run(trial: Trial, out: Path, data: Path, splits: list[str], more: list[str]) -> Outcome:
-    """Train and decode what is not yet."""
-    folder, options = out / trial.folder, trial.options(more)
-    options += ["--data.folder", str(data)]
-    result = done_or_train(folder, options, shlex.join(["train.py", *options]), trial.folder)
-    return Outcome(result, {split: decode(folder, data, split) for split in splits})
+
+def run(trial: Trial, out: Path, data: Path, splits: list[str], trainings: list[list[str]]) -> Outcome:
+    """Train and decode what is not yet; each training begins with the weights of the one before."""
+    results, begin = [], []
+    for number, more in enumerate(trainings, 1):
+        folder = out / trial.folder / str(number)
+        options = [*trial.options(more), "--data.folder", str(data), *begin]
+        command = shlex.join(["train.py", *options])
+        results.append(done_or_train(folder, options, command, f"{trial.folder}/{number}"))
+        begin = ["--init", str(folder / "checkpoints" / "last.ckpt")]
+    return Outcome(results, {split: decode(folder, data, split) for split in splits})
 
 
 def decode(folder: Path, data: Path, split: str) -> list[Decoded]:
@@ -89,7 +103,7 @@ def format_table(split: str, outcomes: dict[Trial, Outcome]) -> str:
     for name in attentions:
         found, _ = errors[name]
         rates = sorted(100 * found.sum(1) / words.sum())
-        hours = next(item.result.audio_hours for trial, item in outcomes.items() if trial.attention == name)
+        hours = next(item.audio_hours for trial, item in outcomes.items() if trial.attention == name)
         row = [name, str(len(found)), f"{hours:.1f}", f"{np.mean(rates):.2f}"]
         row += [f"{rates[0]:.2f}", f"{rates[-1]:.2f}"]
         if found is not first:
@@ -110,6 +124,17 @@ def _errors(split: str, attention: str, outcomes: dict[Trial, Outcome]) -> tuple
     )
 
 
+def _groups(arguments: list[str]) -> list[list[str]]:
+    """What stands between one -- and the next."""
+    groups: list[list[str]] = [[]]
+    for argument in arguments:
+        if argument == "--":
+            groups.append([])
+        else:
+            groups[-1].append(argument)
+    return groups
+
+
 def main() -> None:
     """Parse the command line, train and decode what is not done, print a table a split."""
     parser = make_parser(__doc__)
@@ -120,8 +145,10 @@ def main() -> None:
     add("--attention", nargs="+", default=["softmax", "linear", "mala"], help="mechanisms (%(default)s)")
     add("--seeds", type=int, nargs="+", default=[1], help="(%(default)s)")
     add("--jobs", type=int, default=1, help="trainings side by side (%(default)s)")
-    place = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    args, more = parser.parse_args(sys.argv[1:place]), sys.argv[place + 1 :]
+    own, *groups = _groups(sys.argv[1:])
+    args = parser.parse_args(own)
+    for_all, *each = groups or [[]]
+    trainings = [[*for_all, *more] for more in each or [[]]]
     for name in args.attention:
         if name.partition(":")[0] not in ATTENTIONS:
             raise UserError(f"--attention {name}: choose from {', '.join(ATTENTIONS)}")
@@ -130,7 +157,7 @@ def main() -> None:
     # Seed by seed, so that an interrupted run has compared all mechanisms on the seeds that it has.
     trials = [Trial(name, seed) for seed in args.seeds for name in args.attention]
     with ThreadPoolExecutor(args.jobs) as pool:
-        running = [pool.submit(run, trial, args.out, args.data, args.splits, more) for trial in trials]
+        running = [pool.submit(run, trial, args.out, args.data, args.splits, trainings) for trial in trials]
         try:
             outcomes = {trial: item.result() for trial, item in zip(trials, running, strict=True)}
         except BaseException:

@@ -3,8 +3,11 @@
 import subprocess
 import sys
 
+import torch
 from from_scratch import Outcome, Trial, format_table
+from trials import Result
 
+from asr.checkpoints.checkpoint import load_model
 from asr.scoring.report.results import Decoded
 from asr.training.config import parse_config
 
@@ -25,14 +28,12 @@ def test_the_table_is_over_seeds_and_against_the_first(capsys):
     def decoded(*wrong):
         return [Decoded(str(i), "A B C D", "A B C X" if i in wrong else "A B C D") for i in range(5)]
 
-    class Took:
-        audio_hours = 1.5
-
+    took = [Result("train.py", 2, 1.0, 1.0, 50.0, hours, 1.0) for hours in (0.5, 1.0)]
     outcomes = {
-        Trial("softmax", 1): Outcome(Took, {"dev": decoded(0)}),
-        Trial("mala", 1): Outcome(Took, {"dev": decoded()}),
-        Trial("softmax", 2): Outcome(Took, {"dev": decoded(0, 1, 2)}),
-        Trial("mala", 2): Outcome(Took, {"dev": decoded(0)}),
+        Trial("softmax", 1): Outcome(took, {"dev": decoded(0)}),
+        Trial("mala", 1): Outcome(took, {"dev": decoded()}),
+        Trial("softmax", 2): Outcome(took, {"dev": decoded(0, 1, 2)}),
+        Trial("mala", 2): Outcome(took, {"dev": decoded(0)}),
     }
     name, _, _, softmax, mala = format_table("dev", outcomes).splitlines()
     assert name == "dev"
@@ -41,17 +42,18 @@ def test_the_table_is_over_seeds_and_against_the_first(capsys):
 
 
 def test_from_scratch_to_a_table(corpus, tmp_path):
-    def run(*options):
-        command = [
-            sys.executable,
-            "benchmarks/from_scratch.py",
-            "--out",
-            str(tmp_path),
+    def run(*options, trainings=()):
+        command = [sys.executable, "benchmarks/from_scratch.py", "--out", str(tmp_path)]
+        command += [
             "--data",
             str(corpus),
+            *options,
+            "--",
+            *SMALL.split(),
+            "--data.tokenizer",
+            str(corpus / "tokenizer.model"),
         ]
-        command += [*options, "--", *SMALL.split(), "--data.tokenizer", str(corpus / "tokenizer.model")]
-        return subprocess.run(command, capture_output=True, text=True)
+        return subprocess.run([*command, *trainings], capture_output=True, text=True)
 
     first = run("--attention", "softmax", "mala", "--jobs", "2")
     assert first.returncode == 0, first.stdout + first.stderr
@@ -61,3 +63,11 @@ def test_from_scratch_to_a_table(corpus, tmp_path):
     assert again.returncode == 0 and again.stdout.splitlines() == table
     bad = run("--attention", "none")
     assert bad.returncode == 1 and bad.stderr.startswith("error: --attention none: choose from ")
+
+    two = ["--", "--training.ctc", "1", "--", "--training.peak_lr", "1e-9", "--training.average", "0"]
+    twice = run("--attention", "mala", "--seeds", "2", trainings=two)
+    assert twice.returncode == 0, twice.stdout + twice.stderr
+    began, ended = (
+        load_model(tmp_path / "mala-seed2" / number / "checkpoints" / "last.ckpt")[0] for number in "12"
+    )
+    torch.testing.assert_close(list(ended.parameters()), list(began.parameters()), rtol=0, atol=1e-6)
