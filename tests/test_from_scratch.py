@@ -44,15 +44,8 @@ def test_the_table_is_over_seeds_and_against_the_first(capsys):
 def test_from_scratch_to_a_table(corpus, tmp_path):
     def run(*options, trainings=()):
         command = [sys.executable, "benchmarks/from_scratch.py", "--out", str(tmp_path)]
-        command += [
-            "--data",
-            str(corpus),
-            *options,
-            "--",
-            *SMALL.split(),
-            "--data.tokenizer",
-            str(corpus / "tokenizer.model"),
-        ]
+        command += ["--data", str(corpus), *options, "--", *SMALL.split()]
+        command += ["--data.tokenizer", str(corpus / "tokenizer.model")]
         return subprocess.run([*command, *trainings], capture_output=True, text=True)
 
     first = run("--attention", "softmax", "mala", "--jobs", "2")
