@@ -23,7 +23,7 @@ class FrontendConfig:
     Args:
         kind: htk (our own) or nemo (those of NVIDIA NeMo's models: pre-emphasis, Slaney's mel scale).
         normalise: what mean and deviation of each mel bin are taken over: utterance, or running (what has
-            been heard so far, after a little of the training data; for streams, and only with kind htk).
+            been heard so far, after a little of the training data; for streams).
         half_life: with running, seconds after which what was heard weighs half; 0: it always weighs the same.
         edges: of kind nemo, how the ends of an utterance are framed: new (NeMo 2.5 and later) or old.
         mels: number of mel bins.

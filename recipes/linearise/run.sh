@@ -7,9 +7,11 @@
 #        [--recordings DIR] [--blocks N [--patient]] [--distil] [--transcripts] [--lm FILE] [--stage K]
 #        [--stop-stage K] [--data DIR] [--out DIR] [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
 #
-# --from MODEL      the teacher: a public Conformer-CTC (docs/imports.md), an exported folder, or a checkpoint.
-# --attention NAME  linear, mala (the default), inline, nala, focused, efficient, cosformer, agent, or several
-#                   with commas, one a layer, repeated over the layers: mala,mala,mala,softmax.
+# --from MODEL      the teacher: a public Conformer-CTC (docs/imports.md), an exported folder, or a checkpoint;
+#                   on disk (a name of the hub, hf:OWNER/NAME, is for decode.py).
+# --attention NAME  linear, mala (the default), inline, nala, focused, efficient, cosformer, agent, (with
+#                   --blocks) softmax, or several with commas, one a layer, repeated over the layers:
+#                   mala,mala,mala,softmax.
 # --data-root DIR   LibriSpeech, whole or mini, in its own layout: its train-* to learn from, dev-* and test-*
 #                   to report on (without test-*, half of dev's speakers). Without it mini LibriSpeech is
 #                   downloaded (0.46 GB).
@@ -24,6 +26,7 @@
 # --transcripts     a last training, with CTC where there are transcripts, which must be the teacher's letters.
 # --lm FILE         n-gram LM (KenLM binary or ARPA) to decode with as well; tuned on dev, for each model.
 # --data DIR        where manifests, the teacher and its results go (default data/linearise).
+# --devices N       GPUs to train on.
 # --skip-bad        leave recordings out that cannot be read, and list them, rather than stop.
 # --dry-run         stop before the trainings, and say from a few steps what each would take.
 #
