@@ -109,11 +109,18 @@ def run_apart(waveform: Path, encoded: Path, options: list[str]) -> dict:
     return json.loads(result.stdout)
 
 
+def mechanisms(args: argparse.Namespace) -> list[str]:
+    """Those to measure: a checkpoint's own, or those that were named."""
+    return [load_model(args.checkpoint)[1].model.attention] if args.checkpoint else args.attention
+
+
 def measure(args: argparse.Namespace, attention: str, joined: np.ndarray, folder: Path) -> Iterator[dict]:
     """One mechanism's rows, printed as they come, and the exponent of time over length."""
-    options = ["--attention", attention, "--size", args.size, "--positions", args.positions]
-    options += ["--chunk", str(args.chunk), *given_options(args, "device")]
-    options += ["--checkpoint", str(args.checkpoint)] if args.checkpoint else []
+    options = ["--chunk", str(args.chunk), *given_options(args, "device")]
+    if args.checkpoint:
+        options += ["--checkpoint", str(args.checkpoint)]
+    else:
+        options += ["--attention", attention, "--size", args.size, "--positions", args.positions]
     points = []
     for minutes in args.minutes:
         waveform, encoded, at_once = (folder / f"{name}.npy" for name in ("waveform", "chunks", "whole"))
@@ -191,7 +198,7 @@ def main() -> None:
     print(f"{head}\n{'-' * len(head)}")
     joined = join_recordings(args.audio, int(max(args.minutes) * 60 * SAMPLE_RATE)).numpy()
     with tempfile.TemporaryDirectory() as folder:
-        for attention in args.attention:
+        for attention in mechanisms(args):
             for row in measure(args, attention, joined, Path(folder)):
                 if args.out and not row.get("failed"):
                     keep(args.out, {"model": what, "where": where, "chunk": args.chunk}, row)

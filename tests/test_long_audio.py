@@ -1,9 +1,11 @@
-"""The file in which benchmarks/long_audio.py keeps its rows."""
+"""benchmarks/long_audio.py."""
 
 import json
+from argparse import Namespace
+from pathlib import Path
 
 import pytest
-from long_audio import keep
+from long_audio import keep, mechanisms
 
 from asr.errors import UserError
 
@@ -22,6 +24,12 @@ def test_rows_are_kept_and_measured_again(tmp_path):
     found = json.loads(path.read_text())
     assert found.pop("rows") == [rows[4], rows[3], rows[1], rows[0]]
     assert found == ABOUT
+
+
+def test_a_checkpoint_has_its_own_attention():
+    named = {"attention": ["mala"]}
+    assert mechanisms(Namespace(checkpoint=Path("pretrained/linear"), **named)) == ["linear"]
+    assert mechanisms(Namespace(checkpoint=None, **named)) == ["mala"]
 
 
 def test_rows_of_another_machine_are_refused(tmp_path):
