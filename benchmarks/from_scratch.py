@@ -23,8 +23,9 @@ far other seeds would, best and worst show.
 import shlex
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ from asr.scoring.bootstrap import compare
 from asr.scoring.errors import word_errors
 from asr.scoring.report.results import Decoded, decoded_path, read_decoded
 from asr.scoring.report.text import columns, interval_text
+from asr.training.beginning import digest_of
 
 
 class Trial(NamedTuple):
@@ -69,15 +71,21 @@ class Outcome(NamedTuple):
         return sum(result.audio_hours for result in self.results)
 
 
-def run(trial: Trial, out: Path, data: Path, splits: list[str], trainings: list[list[str]]) -> Outcome:
+def run(
+    trial: Trial, out: Path, data: Path, splits: list[str], trainings: list[list[str]], stopped: Event
+) -> Outcome:
     """Train and decode what is not yet; each training begins with the weights of the one before."""
-    results, begin = [], []
+    results, begin, digest = [], [], ""
     for number, more in enumerate(trainings, 1):
+        if stopped.is_set():
+            raise UserError(f"{out / trial.folder}: not trained to its end, as another training failed")
         folder = out / trial.folder / str(number)
-        options = [*trial.options(more), "--data.folder", str(data), *begin]
-        command = shlex.join(["train.py", *options])
-        results.append(done_or_train(folder, options, command, f"{trial.folder}/{number}"))
-        begin = ["--init", str(folder / "checkpoints" / "last.ckpt")]
+        options = [*trial.options(more), "--data.folder", str(data)]
+        # In the place of a path, which may change, what lies there: trained anew, it is another beginning.
+        command = shlex.join(["train.py", *options, *(["--init", digest] if begin else [])])
+        results.append(done_or_train(folder, [*options, *begin], command, f"{trial.folder}/{number}"))
+        last = folder / "checkpoints" / "last.ckpt"
+        begin, digest = ["--init", str(last)], digest_of(last)[:16]
     return Outcome(results, {split: decode(folder, data, split) for split in splits})
 
 
@@ -90,7 +98,8 @@ def decode(folder: Path, data: Path, split: str) -> list[Decoded]:
         program += ["--checkpoint", str(folder / "checkpoints" / "last.ckpt"), "--out", str(results)]
         done = subprocess.run(program, capture_output=True, text=True)
         if done.returncode:
-            raise UserError(f"{folder}: {done.stderr.strip().splitlines()[-1].removeprefix('error: ')}")
+            said = done.stderr.strip().splitlines() or [f"decode.py ended with status {done.returncode}"]
+            raise UserError(f"{folder}: {said[-1].removeprefix('error: ')}")
     return sorted(read_decoded(path), key=lambda utterance: utterance.id)
 
 
@@ -155,14 +164,21 @@ def main() -> None:
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: at least 1")
     # Seed by seed, so that an interrupted run has compared all mechanisms on the seeds that it has.
-    trials = [Trial(name, seed) for seed in args.seeds for name in args.attention]
+    trials = dict.fromkeys(Trial(name, seed) for seed in args.seeds for name in args.attention)
+    stopped = Event()
     with ThreadPoolExecutor(args.jobs) as pool:
-        running = [pool.submit(run, trial, args.out, args.data, args.splits, trainings) for trial in trials]
+        rest = args.out.resolve(), args.data, args.splits, trainings, stopped
+        running = {pool.submit(run, trial, *rest): trial for trial in trials}
         try:
-            outcomes = {trial: item.result() for trial, item in zip(trials, running, strict=True)}
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # those that run end with what they have saved
+            for item in as_completed(running):
+                item.result()
+        except BaseException as error:
+            # Trainings that run come to their end, which is kept; none begins any more.
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            print(f"stopping, when what runs is done: {error}", file=sys.stderr, flush=True)
             raise
+    outcomes = {trial: item.result() for item, trial in running.items()}
     print("\n\n".join(format_table(split, outcomes) for split in args.splits))
 
 

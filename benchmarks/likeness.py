@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--students", type=Path, nargs="+", required=True, help="models of its dimension")
     args = parser.parse_args()
     teacher, recipe = load_model(args.teacher)
+    if teacher.head is None:
+        raise UserError(f"--teacher {args.teacher}: not a CTC model")
     others = by_kind(teacher)
     dim = teacher.encoder.dim
     random = normalize(torch.randn(dim * 4, dim, generator=torch.manual_seed(0)), dim=1)

@@ -21,7 +21,7 @@ import torch
 from common import make_parser
 
 from asr.checkpoints.checkpoint import load_model
-from asr.data import audio
+from asr.data.batches import read_samples
 from asr.data.manifest import Utterance, read_manifest
 from asr.data.nonspeech import KINDS, make
 from asr.data.packed import quantise
@@ -32,6 +32,7 @@ from asr.device_options import add_device_options
 from asr.errors import UserError, run_program
 from asr.model.device import autocast, choose_device, choose_dtype
 from asr.model.frames import SAMPLE_RATE
+from asr.model.frontend import as_float
 from asr.model.recogniser import Model
 from asr.scoring.errors import score
 
@@ -64,13 +65,18 @@ def pauses(utterances: list[Utterance], count: int, seconds: float) -> list[np.n
     """
     n, held, found = round(seconds * SAMPLE_RATE), [], []
     for utterance in utterances:
-        held += _quiet(audio.load(utterance.audio).numpy())
+        held += _quiet(heard(utterance))
         if sum(map(len, held)) >= n:
             found.append(quantise(np.concatenate(held)[:n]))
             held = []
         if len(found) == count:
             return found
     raise UserError(f"--data: pauses for {len(found)} of {count} clips of {seconds:g} s; give fewer --clips")
+
+
+def heard(utterance: Utterance) -> np.ndarray:
+    """An utterance's samples (S,), fp32."""
+    return as_float(torch.from_numpy(read_samples(utterance))).numpy()
 
 
 def _quiet(samples: np.ndarray) -> Iterator[np.ndarray]:
@@ -95,7 +101,7 @@ def endings(utterances: list[Utterance], seconds: float) -> dict[str, list[np.nd
     n = round(seconds * SAMPLE_RATE)
     faint = np.random.default_rng(1).standard_normal(n) * 10 ** (-60 / 20)
     behind = {"alone": np.zeros(0), "with silence behind": np.zeros(n), "with noise at -60 dB behind": faint}
-    speech = [quantise(audio.load(utterance.audio).numpy()) for utterance in utterances]
+    speech = [quantise(heard(utterance)) for utterance in utterances]
     return {
         name: [np.concatenate((clip, quantise(part))) for clip in speech] for name, part in behind.items()
     }

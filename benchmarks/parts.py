@@ -30,6 +30,7 @@ from asr.model.frontend import as_float
 from asr.model.recogniser import Model
 from asr.scoring.errors import word_error_rate
 from asr.training.distances import stream_error
+from asr.training.distillation import features_kind
 from asr.training.unit_streams import unit_streams
 
 BATCH = 8  # utterances at a time
@@ -93,8 +94,11 @@ def main() -> None:
     (teacher, recipe), (student, other) = load_model(args.teacher), load_model(args.student)
     check_tokenizer(f"--student {args.student}", other, recipe.tokenizer)
     layers = len(teacher.encoder.blocks)
-    if teacher.head is None or student.head is None or len(student.encoder.blocks) != layers:
+    sizes = [(len(model.encoder.blocks), model.encoder.dim) for model in (teacher, student)]
+    if teacher.head is None or student.head is None or sizes[0] != sizes[1]:
         raise UserError(f"--student {args.student}: not a CTC model of the teacher's sizes")
+    if features_kind(recipe.model) != features_kind(other.model):
+        raise UserError(f"--student {args.student}: its features are not the teacher's")
     utterances = list(read_manifest(args.data / f"{args.split}.jsonl"))[:: args.every]
     texts = [item.text for item in utterances]
     batches = features_of(teacher, utterances)

@@ -71,7 +71,7 @@ def train(folder: Path, options: list[str], command: str, name: str = "") -> Res
     folder.mkdir(parents=True, exist_ok=True)
     program = [sys.executable, "-u", str(ROOT / "train.py"), *options]
     program += ["--out", str(folder), "--resume", "auto"]
-    with (folder / "train.log").open("a") as log:
+    with (folder / "train.log").open("a", buffering=1) as log:
         running = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         lines = []
         try:
@@ -93,10 +93,10 @@ def train(folder: Path, options: list[str], command: str, name: str = "") -> Res
 
 def _numbers(folder: Path) -> tuple[int, float, float, float, float]:
     """Steps, loss, dev loss, dev WER, hours from the last lines of train.py that say them."""
-    log, number = (folder / "train.log").read_text(), r"([\d.]+|nan|inf)"
+    log, number = (folder / "train.log").read_text(), r"(-?[\d.]+|nan|inf)"
     validated = re.findall(rf"^step (\d+): dev loss {number}, dev WER {number} % .*, {number} h", log, re.M)
-    trained = re.findall(rf"^step \d+/\d+: loss {number}", log, re.M)
-    if not validated or not trained:
-        raise UserError(f"{folder / 'train.log'}: says no dev loss; delete the folder and train again")
+    trained = re.findall(rf"^step \d+/(\d+): loss {number}", log, re.M)
+    if not validated or not trained or validated[-1][0] != trained[-1][0]:  # stopped in the last step
+        raise UserError(f"{folder / 'train.log'}: says no last dev loss; delete the folder and train again")
     steps, loss, wer, hours = validated[-1]
-    return int(steps), float(trained[-1]), float(loss), float(wer), float(hours)
+    return int(steps), float(trained[-1][1]), float(loss), float(wer), float(hours)

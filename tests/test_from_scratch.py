@@ -1,5 +1,6 @@
 """benchmarks/from_scratch.py."""
 
+import shutil
 import subprocess
 import sys
 
@@ -57,6 +58,10 @@ def test_from_scratch_to_a_table(corpus, tmp_path):
     bad = run("--attention", "none")
     assert bad.returncode == 1 and bad.stderr.startswith("error: --attention none: choose from ")
 
+    failing = run("--attention", "mala", "mala", "--seeds", "3", "--splits", "none")
+    assert failing.returncode == 1 and failing.stdout.count("seed3/1: train.py") == 1
+    assert "stopping, when what runs is done: " in failing.stderr and "none.jsonl" in failing.stderr
+
     two = ["--", "--training.ctc", "1", "--", "--training.peak_lr", "1e-9", "--training.average", "0"]
     twice = run("--attention", "mala", "--seeds", "2", trainings=two)
     assert twice.returncode == 0, twice.stdout + twice.stderr
@@ -64,3 +69,9 @@ def test_from_scratch_to_a_table(corpus, tmp_path):
         load_model(tmp_path / "mala-seed2" / number / "checkpoints" / "last.ckpt")[0] for number in "12"
     )
     torch.testing.assert_close(list(ended.parameters()), list(began.parameters()), rtol=0, atol=1e-6)
+
+    # Trained anew, the first is another beginning for the second.
+    (tmp_path / "mala-seed2" / "1" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "mala-seed2" / "1" / "checkpoints")
+    anew = run("--attention", "mala", "--seeds", "2", trainings=[*two[:2], "0.5", *two[3:]])
+    assert anew.returncode == 1 and "trained by another command" in anew.stderr

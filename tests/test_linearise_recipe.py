@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,6 +89,15 @@ def test_linearise_recipe_in_miniature(softmax, recordings, corpus, tmp_path):
     assert again.stdout.count("done before") == 5
     assert again.stdout.count("again, as an earlier stage was done again") == 2
     assert again.stdout.count("training linear, ") == 2  # and nothing was left to do in either
+    assert model_of(out / "results") == out / "transcribed" / "checkpoints" / "last.ckpt"
+    less = bash(*(part for part in command if part != "--transcripts"))  # another model to report on
+    assert less.returncode == 0, less.stderr
+    assert model_of(out / "results") == out / "distilled" / "checkpoints" / "last.ckpt"
+
+
+def model_of(results: Path) -> Path:
+    """What was decoded."""
+    return Path(json.loads((results / "wer.json").read_text())["checkpoint"])
 
 
 def test_the_model_to_linearise_is_not_written_over(tmp_path):

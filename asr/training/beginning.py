@@ -1,5 +1,6 @@
 """What a run begins from: another model's configuration and weights (--init)."""
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -52,6 +53,15 @@ def model_to_begin_from(init: str, resume: str, out: Path) -> ModelConfig | None
     if path is None:
         path, content = init, read_trained(init)
     return unpack_recipe(content, path).model
+
+
+def digest_of(path: str) -> str:
+    """Changes with the weights that ``start_from`` would take."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights_of(read_trained(path)).items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def start_from(model: Model, config: ModelConfig, path: str, tokenizer: Tokenizer) -> list[str]:

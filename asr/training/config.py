@@ -493,6 +493,9 @@ def _check_losses(training: TrainingConfig, model: ModelConfig, join: float) -> 
     for name in ("taught_modules", "shuffle_minutes"):
         if (value := getattr(training, name)) and not training.distil_modules:
             raise UserError(f"--training.{name} {value}: wants --training.distil_modules")
+    kinds = training.taught_modules if training.distil_modules else []
+    if training.distil_start == "nearest" and kinds and "attention" not in kinds:
+        raise UserError("--training.distil_start nearest: wants attention among --training.taught_modules")
     if training.teacher_memory:
         _check_remembering(training, model, join)
     if training.shuffle_minutes and training.chunks:

@@ -102,7 +102,7 @@ class Teacher:
         features: Tensor,
         frames: Tensor,
         chunk: int = 0,
-        ids: Sequence[str] = (),
+        training: bool = True,
     ) -> Taught:
         """What it makes of a batch.
 
@@ -110,20 +110,21 @@ class Teacher:
             waveforms, samples: (B, S) and lengths (B,), as a student's front end hears them.
             features, frames: (B, T, mels) and lengths (B,) of the student, taken where they are the same.
             chunk: in which it hears, in encoded frames; 0 for the full context.
-            ids: of the utterances, by which its memory, if it has one, knows them.
+            training: a batch to learn from, for which its memory and its shuffled frames are.
         """
         if not self.same_features:
             features, frames = self.model.frontend.features(waveforms, samples)
         lengths = subsampled(frames, self.model.framing.factor)
-        memory, classes = self.memory if ids else None, self.model.head.project.out_features
-        said = memory and memory.recall(ids, samples, classes, waveforms.device)
+        memory, classes = self.memory if training else None, self.model.head.project.out_features
+        paths = memory.paths(waveforms, samples) if memory else []
+        said = memory and memory.recall(paths, classes, waveforms.device)
         self._modules = {}
         log_probs, stream = said or self._hear(features, frames, chunk)
         if memory and not said:
-            memory.keep(ids, samples, Said(log_probs, stream), lengths)
+            memory.keep(paths, Said(log_probs, stream), lengths)
         valid = valid_frames(lengths.to(log_probs.device, non_blocking=True), log_probs.shape[1])
         modules, self._modules = self._modules, {}
-        if self.shuffled:
+        if self.shuffled and training:
             modules = self.shuffled.exchange(modules, valid)
         return Taught(log_probs, stream, modules, valid)
 
@@ -182,7 +183,7 @@ def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokeni
         )
     # Running features begin with the mean of the data that each was trained on.
     running = "running" in (student.frontend.normalise, found.model.frontend.normalise)
-    same = _features(student) == _features(found.model) and not running
+    same = features_kind(student) == features_kind(found.model) and not running
     for name, needed in (
         ("distil_masks both", config.distil_masks == "both"),
         ("distil_modules", config.distil_modules),
@@ -320,7 +321,8 @@ def _frames(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _features(config: ModelConfig) -> tuple:
+def features_kind(config: ModelConfig) -> tuple:
+    """What makes a model's features, but for how they are normalised while it streams."""
     frontend = config.frontend
     return frontend.kind, frontend.framing_edges, frontend.mels, frontend.f_max
 

@@ -76,7 +76,7 @@ def _sums(
         heard = (features, lengths) if config.distil_masks == "both" else clean
         # What a whole model learns comes of the full context; what a module learns, of what it hears itself.
         chunk = 0 if config.uses_encoder else chunk
-        taught = teacher.teach(waveforms, samples, *heard, chunk, batch.ids)
+        taught = teacher.teach(waveforms, samples, *heard, chunk)
         sums |= distillation_losses(model, config, taught, output, features, lengths)
         frames = taught.valid[: len(batch.ids)].sum()
     sums = {name: losses.view(-1, len(batch.ids)).mean(0) for name, losses in sums.items()}  # over the views

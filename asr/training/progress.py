@@ -1,5 +1,6 @@
 """Progress of training: a bar on a terminal, a line now and then in a log file; figures for TensorBoard."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -41,7 +42,9 @@ class TrainingProgress(Callback):
         now = time.monotonic()
         if step % 10 == 0 or self.loss is None:  # reading the loss waits for the device
             loss = float(outputs["loss"].detach()) * task.config.training.accumulate
-            self.loss = loss if self.loss is None else 0.7 * self.loss + 0.3 * loss
+            # A step without a number (it is skipped) must not stay in the mean.
+            known = self.loss is not None and math.isfinite(self.loss) and math.isfinite(loss)
+            self.loss = 0.7 * self.loss + 0.3 * loss if known else loss
         elapsed = max(now - self.started, 1e-9)
         rate = (task.audio_seconds - self.first_seconds) / elapsed
         if step % 10 == 0 and step > self.logged:  # once, with several batches a step

@@ -15,6 +15,7 @@ from asr.checkpoints.checkpoint import (
 )
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
+from asr.training.beginning import digest_of
 from asr.training.config import Config, TrainingConfig
 from asr.training.data import TrainingData
 from asr.training.distillation import Teacher
@@ -133,6 +134,24 @@ def check_teacher(before: Before, config: Config, teacher: Teacher | None) -> No
     if before.content.get("teacher_digest", "") != digest:
         there = "was taught by another model" if before.content.get("teacher_digest") else "had no teacher"
         raise _another_run(before, f"--training.teacher {config.training.teacher}", there)
+
+
+def check_init(before: Before, config: Config) -> None:
+    """Raise UserError where other weights lie there now than the run began from."""
+    began = before.content.get("init_digest")
+    if config.init and began and Path(config.init).exists() and digest_of(config.init) != began:
+        raise _another_run(before, f"--init {config.init}", "began from other weights than lie there now")
+
+
+def check_unchanged(before: Before | None, config: Config) -> None:
+    """Raise UserError where another program has gone on with the run since it was looked at.
+
+    To be called with the run's lock.
+    """
+    if config.resume in ("", "auto"):
+        _, content = read_last(config.out / "checkpoints" / LAST)
+        if content.get("global_step") != (before.steps if before else None):
+            raise UserError(f"--out {config.out}: another program has just trained there; start again")
 
 
 def _another_run(before: Before, here: str, there: str) -> UserError:

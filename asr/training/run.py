@@ -13,7 +13,7 @@ from asr.data.batches import FixedBatches, SpeechDataset, TrainingSampler, make_
 from asr.data.nonspeech import NonSpeech
 from asr.data.tokenizer import Tokenizer
 from asr.files import locked
-from asr.training.beginning import origin_of, start_from
+from asr.training.beginning import digest_of, origin_of, start_from
 from asr.training.calibration import calibrate_on
 from asr.training.config import Config
 from asr.training.data import TrainingData
@@ -21,7 +21,14 @@ from asr.training.distillation import load_teacher
 from asr.training.dry_run import dry_run
 from asr.training.failing import EndTogether, explained
 from asr.training.record import RunRecord, remove_leftovers
-from asr.training.resuming import Before, check_data, check_teacher, find_before
+from asr.training.resuming import (
+    Before,
+    check_data,
+    check_init,
+    check_teacher,
+    check_unchanged,
+    find_before,
+)
 from asr.training.streaming import check_chunks, set_prior
 from asr.training.task import TrainingTask
 from asr.training.termination import SaveInTime
@@ -48,7 +55,7 @@ def train(config: Config) -> None:
     data = TrainingData(config, tokenizer)
     task = TrainingTask(config, tokenizer)
     check_chunks(task.model, config.training)
-    task.digests = data.digests
+    task.digests = dict(data.digests)
     task.teacher = load_teacher(config.training, config.model, tokenizer)
     if config.model.frontend.normalise == "running" and not before:
         found = set_prior(task.model, data.train, tokenizer)  # which --init replaces, where it has one
@@ -57,10 +64,13 @@ def train(config: Config) -> None:
     if before:
         check_data(before, config, data)
         check_teacher(before, config, task.teacher)
+        check_init(before, config)
+        task.digests["init_digest"] = before.content.get("init_digest", "")
         task.init = before.content.get("init", "")
         task.run = before.content.get("run", task.run)
         task.origin = before.content["origin"]
     elif config.init:
+        task.digests["init_digest"] = digest_of(config.init)
         for line in start_from(task.model, config.model, config.init, tokenizer):
             if rank_zero_only.rank == 0:
                 print(line)
@@ -104,6 +114,7 @@ def _fit(config: Config, task: TrainingTask, loader, data: TrainingData, before:
     dev = make_loader(SpeechDataset(data.dev, task.tokenizer), FixedBatches(share), config.data.workers)
     if rank_zero_only.rank == 0:
         with locked(config.out / "checkpoints", wait=False):
+            check_unchanged(before, config)
             _announce(config, task, trainer, data, before)
             _run(trainer, task, loader, dev, before)
     else:

@@ -194,6 +194,8 @@ class TrainingTask(L.LightningModule):
 def leave_alone(model: Model, config: TrainingConfig) -> None:
     """Keep still what no loss reaches: DDP waits for every other parameter's gradient."""
     if config.distil_stages:
+        if model.transducer:
+            model.transducer.requires_grad_(False)
         return
     if not config.uses_encoder:
         model.requires_grad_(False)

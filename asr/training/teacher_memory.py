@@ -41,27 +41,28 @@ class TeacherMemory:
         except OSError as error:
             raise UserError(f"--training.teacher_memory {folder}: {error.strerror}") from None
 
-    def path(self, name: str, samples: int) -> Path:
-        """Where an utterance of so many samples is."""
-        return self.folder / f"{hashlib.sha256(f'{name} {samples}'.encode()).hexdigest()[:32]}.npy"
+    def paths(self, waveforms: Tensor, samples: Tensor) -> list[Path]:
+        """Where each of a batch's utterances (B, S), of so many samples (B,), is: its audio is its name."""
+        found = zip(waveforms.cpu().numpy(), samples.tolist(), strict=True)
+        names = (hashlib.blake2b(one[:n].tobytes(), digest_size=16).hexdigest() for one, n in found)
+        return [self.folder / f"{name}.npy" for name in names]
 
-    def recall(self, ids: Sequence[str], samples: Tensor, classes: int, device: torch.device) -> Said | None:
+    def recall(self, paths: Sequence[Path], classes: int, device: torch.device) -> Said | None:
         """What was said of a batch, fp32, padded with 0; None where an utterance is new."""
-        paths = [self.path(*utterance) for utterance in zip(ids, samples.tolist(), strict=True)]
         try:
             found = [torch.from_numpy(np.load(path)) for path in paths]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"--training.teacher_memory {self.folder}: {error}; delete it") from None
         said = pad_sequence(found, batch_first=True).to(device, torch.float32, non_blocking=True)
         dim = (said.shape[-1] - classes) // len(self.depths)
         log_probs, *stream = said.split([classes] + [dim] * len(self.depths), -1)
         return Said(log_probs, dict(zip(self.depths, stream, strict=True)))
 
-    def keep(self, ids: Sequence[str], samples: Tensor, said: Said, lengths: Tensor) -> None:
-        """Write a batch's, of so many samples (B,) and frames (B,) each."""
+    def keep(self, paths: Sequence[Path], said: Said, lengths: Tensor) -> None:
+        """Write a batch's, of so many frames (B,) each."""
         whole = torch.cat([said.log_probs, *(said.stream[depth] for depth in self.depths)], -1).half().cpu()
-        for name, size, n, one in zip(ids, samples.tolist(), lengths.tolist(), whole, strict=True):
-            with atomic_path(self.path(name, size)) as temporary, temporary.open("wb") as file:
+        for path, n, one in zip(paths, lengths.tolist(), whole, strict=True):
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.save(file, one[:n].numpy())

@@ -130,8 +130,8 @@ training() {
   last=$out/$folder/checkpoints/last.ckpt
 }
 
-decoding() {
-  python decode.py --checkpoint "$last" "$@" --out "$out/results"
+decoding() { # MODEL OPTIONS OF decode.py
+  python decode.py --checkpoint "$1" "${@:2}" --out "$out/results"
   python -m asr.scoring.report "$data/teacher-results" "$out/results" --out "$out/report" > /dev/null
 }
 
@@ -170,7 +170,7 @@ if [ -n "$transcripts" ]; then
   training 4 "transcripts" transcribed
 fi
 in_data "${dev[@]}" "${test[@]}"
-stage 5 "decoding" "$out/.decoding.done" "${manifests[@]}" "$lm" -- decoding "${reported[@]}"
+stage 5 "decoding" "$out/.decoding.done" "${manifests[@]}" "$lm" -- decoding "$last" "${reported[@]}"
 # Both tables and how they differ; the errors themselves are in the folder.
 if [ "$stop_stage" -ge 5 ] && [ -z "$dry_run" ]; then
   sed '/^How to read this/,$d' "$out/report/report.txt"

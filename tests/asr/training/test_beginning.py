@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 
-from asr.checkpoints.checkpoint import load_model
+from asr.checkpoints.checkpoint import load_model, read_checkpoint, weights_of, write_checkpoint
 from asr.checkpoints.export import export
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import Tokenizer, train_tokenizer
@@ -30,6 +30,13 @@ def other(corpus, tmp_path_factory):
 
 def data(corpus) -> list[str]:
     return ["--data.folder", str(corpus), "--data.tokenizer", str(corpus / "tokenizer.model")]
+
+
+def unlike(path) -> None:
+    """As if a checkpoint's run had been trained anew."""
+    content = read_checkpoint(path)
+    weights_of(content)["encoder.blocks.0.norm.bias"].add_(1)
+    write_checkpoint(content, path)
 
 
 def begin(other, *options: str):
@@ -149,6 +156,11 @@ def test_a_run_goes_on_without_what_it_began_from(other, corpus, tmp_path):
     options = ["--init", str(copy), "--attention", "mala", *data(corpus), "--out", str(tmp_path / "run")]
     options += ["--resume", "auto", *SHORT, "--training.schedule", "noam"]
     train(parse_config(options))
+    unlike(copy)
+    with pytest.raises(
+        UserError, match=r"^--init .*copy.ckpt: .*began from other weights than lie there now"
+    ):
+        train(parse_config([*options, "--training.steps", "2"]))
     copy.unlink()
     train(parse_config([*options, "--training.steps", "2"]))
     recipe = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")[1]

@@ -254,6 +254,13 @@ def test_gradients_reach_the_student_alone(options):
         assert any("feed_forward" in name for name in learnt)
 
 
+def test_a_transducer_that_no_loss_reaches_is_left_alone():
+    config = ModelConfig("mala", head="hybrid", encoder=EncoderConfig(dim=16, layers=2, heads=2, kernel=3))
+    student = Model(config, 12)
+    leave_alone(student, TrainingConfig(teacher="x", ctc=0.0, transducer=0.0, distil_stages=1.0))
+    assert not any(p.requires_grad for p in student.transducer.parameters())
+
+
 @pytest.mark.parametrize("weight", ["distil_attention", *APART])
 def test_layers_side_by_side_leave_the_students_own_forward_out(monkeypatch, weight):
     student, teacher = build("mala", 1).train(), build("softmax", 2)
@@ -658,6 +665,10 @@ def test_any_sizes_do_for_posteriors(teacher_run):
             r"--training.taught_modules \['ctc'\]: wants --training.distil_modules",
         ),
         ({"shuffle_minutes": "3"}, "--training.shuffle_minutes 3.0: wants --training.distil_modules"),
+        (
+            {"distil_modules": "1", "taught_modules": "[ctc]", "distil_start": "nearest"} | ALONE,
+            "--training.distil_start nearest: wants attention among --training.taught_modules",
+        ),
         (
             {"shuffle_minutes": "-3", "distil_modules": "1"} | ALONE,
             "--training.shuffle_minutes -3.0: out of range",

@@ -34,7 +34,7 @@ def teach(teacher: Teacher, ids: str) -> Taught:
     for row, name in enumerate(ids):
         waveforms[row, : LENGTHS[name]] = torch.randn(LENGTHS[name], generator=torch.manual_seed(ord(name)))
     features, frames = teacher.model.frontend.features(waveforms, lengths)
-    return teacher.teach(waveforms, lengths, features, frames, ids=list(ids))
+    return teacher.teach(waveforms, lengths, features, frames)
 
 
 def test_in_other_batches_it_says_the_same(teacher, monkeypatch):
@@ -68,17 +68,28 @@ def test_another_training_recalls_it_and_another_teacher_does_not(tmp_path, monk
         teach(other, "ab")
 
 
-def test_without_names_it_hears(teacher):
+def test_what_is_no_training_batch_is_heard_and_not_kept(teacher):
     lengths = torch.tensor([16_000])
     waveforms = torch.randn(1, 16_000)
-    found = teacher.teach(waveforms, lengths, *teacher.model.frontend.features(waveforms, lengths))
+    heard = teacher.model.frontend.features(waveforms, lengths)
+    found = teacher.teach(waveforms, lengths, *heard, training=False)
     assert found.log_probs.isfinite().all() and not list(teacher.memory.folder.iterdir())
 
 
-def test_a_cut_file_is_named(teacher):
+def test_other_audio_of_the_same_length_is_heard(teacher):
+    """Names are unique in one corpus alone, and a corpus may be prepared again."""
+    lengths = torch.tensor([16_000])
+    first, second = torch.randn(2, 1, 16_000, generator=torch.manual_seed(0))
+    said = [teacher.teach(x, lengths, *teacher.model.frontend.features(x, lengths)) for x in (first, second)]
+    assert len(list(teacher.memory.folder.iterdir())) == 2
+    assert not torch.allclose(said[0].log_probs, said[1].log_probs, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [0, 200])
+def test_a_cut_file_is_named(teacher, size):
     teach(teacher, "a")
     (file,) = teacher.memory.folder.iterdir()
-    file.write_bytes(file.read_bytes()[:200])
+    file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(UserError, match=r"^--training.teacher_memory .*delete it"):
         teach(teacher, "a")
 

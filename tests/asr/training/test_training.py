@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import re
 from contextlib import nullcontext
 
@@ -23,6 +24,7 @@ from asr.model.ctc import CTCHead
 from asr.model.frontend import FrontendConfig
 from asr.model.long import long_log_probs
 from asr.model.recogniser import Model
+from asr.training import run as run_module
 from asr.training.config import TrainingConfig, parse_config
 from asr.training.losses import training_loss
 from asr.training.resuming import FIXED, FREE
@@ -280,6 +282,35 @@ def test_two_runs_in_one_folder_are_refused(run, tmp_path):
     ):
         run()
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_run_that_another_program_goes_on_with_meanwhile_is_left_to_it(run, monkeypatch):
+    options = ("--training.schedule", "noam", "--training.validate_every", "2", "--resume", "auto")
+    folder = run("--training.steps", "2", *options)
+    original = run_module.load_teacher
+
+    def meanwhile(*arguments):  # after the checkpoint was looked at, before the folder is locked
+        monkeypatch.setattr(run_module, "load_teacher", original)
+        run("--training.steps", "4", *options)
+        return original(*arguments)
+
+    monkeypatch.setattr(run_module, "load_teacher", meanwhile)
+    with pytest.raises(UserError, match=r"^--out .*run: another program has just trained there; start again"):
+        run("--training.steps", "6", *options)
+    assert last(folder)["global_step"] == 4
+
+
+def test_a_loss_without_a_number_does_not_stay_in_what_is_shown(run, monkeypatch, capsys):
+    original = TrainingTask.training_step
+
+    def first_without(task, batch, index):
+        loss = original(task, batch, index)
+        return loss * math.nan if task.global_step == 0 else loss
+
+    monkeypatch.setattr(TrainingTask, "training_step", first_without)
+    run("--training.steps", "12", "--training.skip_limit", "3")
+    shown = re.findall(r"^step \d+/12: loss (\S+),", capsys.readouterr().out, re.M)
+    assert math.isfinite(float(shown[-1]))
 
 
 def test_leftovers_of_a_killed_run_are_removed(run, tmp_path):
