@@ -7,10 +7,12 @@ folder of it, which the programs take in a checkpoint's place:
     python -m asr.checkpoints export exp/NAME/checkpoints/best.ckpt --out NAME --results exp/NAME/results
 """
 
+import hashlib
 import io
 import os
 import pickle
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,6 +231,13 @@ def weights_of(content: dict[str, Any]) -> dict[str, Tensor]:
         for name, value in content["state_dict"].items()
         if name.startswith(prefix)
     }
+
+
+def digest_weights(digest: "hashlib._Hash", weights: Mapping[str, Tensor]) -> None:
+    """Add weights, on the CPU, to a digest."""
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
 
 
 def _check_sizes(content: dict[str, Any], recipe: Recipe, path: str | Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from asr.checkpoints.checkpoint import (
     LAST,
+    digest_weights,
     read_checkpoint,
     read_last,
     read_origin,
@@ -58,9 +59,7 @@ def model_to_begin_from(init: str, resume: str, out: Path) -> ModelConfig | None
 def digest_of(path: str) -> str:
     """Changes with the weights that ``start_from`` would take."""
     digest = hashlib.sha256()
-    for name, value in sorted(weights_of(read_trained(path)).items()):
-        digest.update(name.encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    digest_weights(digest, weights_of(read_trained(path)))
     return digest.hexdigest()
 
 

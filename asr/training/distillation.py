@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from asr.checkpoints.checkpoint import check_tokenizer, load_model
+from asr.checkpoints.checkpoint import check_tokenizer, digest_weights, load_model
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
 from asr.model.config import ModelConfig, model_to_dict
@@ -138,7 +138,7 @@ class Teacher:
     def remember(self, folder: Path) -> None:
         """Keep what it says in a folder, and recall what lies there. Its weights must stay from now on."""
         digest = hashlib.sha256(self.digest.encode())
-        _digest_weights(digest, self.model)
+        digest_weights(digest, self.model.state_dict())
         self.memory = TeacherMemory(folder, digest.hexdigest(), self.depths)
 
 
@@ -329,11 +329,5 @@ def features_kind(config: ModelConfig) -> tuple:
 
 def _digest(model: Model, config: ModelConfig) -> str:
     digest = hashlib.sha256(json.dumps(model_to_dict(config), sort_keys=True).encode())
-    _digest_weights(digest, model)
+    digest_weights(digest, model.state_dict())
     return digest.hexdigest()
-
-
-def _digest_weights(digest: "hashlib._Hash", model: Model) -> None:
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.contiguous().numpy().tobytes())
