@@ -46,7 +46,7 @@ def join(utterances: list[Utterance], minutes: float, path: Path, rate: int, cha
     with soundfile.SoundFile(path, "w", rate, channels) as file:
         while seconds < 60 * minutes:
             utterance = utterances[len(texts) % len(utterances)]
-            samples = audio.load(utterance.audio, rate).numpy()
+            samples = audio.load(utterance.audio, rate, utterance.part).numpy()
             file.write(np.repeat(samples[:, None], channels, axis=1))
             texts.append(utterance.text)
             seconds += len(samples) / rate
