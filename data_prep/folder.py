@@ -33,7 +33,8 @@ from asr.errors import UserError, run_program
 from asr.files import atomic_write, require_writable
 from asr.model.frames import SAMPLE_RATE
 from asr.processes import cpu_count
-from data_prep.librispeech import Fault, decode_all, refusal, up_to_date, write_split, write_wav
+from data_prep.copies import made_of, up_to_date, write_copy
+from data_prep.librispeech import Fault, decode_all, refusal, write_split
 from data_prep.transcripts import TABLES, beside, read_table
 
 SPEAKER = "unknown"
@@ -113,9 +114,10 @@ def _unfit(recording: Recording, seconds: float) -> tuple[str, str] | None:
 def copy(source: Source, folder: Path, split: str) -> list[Utterance] | Fault:
     """Decode a recording and write its copies; those in ``folder`` already are taken as they are."""
     try:
-        if not all(up_to_date(path, source.path) for path in source.copies):
+        origin = made_of(source.path, source.recording.part, len(source.copies))
+        if not all(up_to_date(path, origin) for path in source.copies):
             for path, samples in zip(source.copies, _pieces(source), strict=True):
-                write_wav(path, samples)
+                write_copy(path, samples, origin)
         lengths = [audio.duration(path) for path in source.copies]
     except audio.AudioError as error:
         detail = str(error).removeprefix(f"{source.path}: ")

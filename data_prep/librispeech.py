@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import io
 import json
 import sys
 from collections import Counter
@@ -14,8 +13,6 @@ from itertools import compress
 from pathlib import Path
 from typing import TypeVar
 
-import soundfile
-import torch
 from tqdm import tqdm
 
 from asr.data.audio import SUFFIXES, AudioError, check, load
@@ -24,6 +21,7 @@ from asr.errors import UserError, run_program
 from asr.files import atomic_write, require_room, require_writable
 from asr.model.frames import SAMPLE_RATE
 from asr.processes import cpu_count, start_worker
+from data_prep.copies import made_of, up_to_date, write_copy
 from data_prep.download import OPENSLR, extract, fetch, fetched
 
 # --download NAME -> its number at OpenSLR, and the bytes of each split's archive.
@@ -342,22 +340,8 @@ def _with_copy(candidate: Candidate, out: Path) -> Candidate:
 
 def _convert(source: Path, copy: Path) -> None:
     """Write ``source`` as 16 kHz mono 16-bit WAV, unless an up-to-date copy is there."""
-    if not up_to_date(copy, source):
-        write_wav(copy, load(source, SAMPLE_RATE))
-
-
-def up_to_date(copy: Path, source: Path) -> bool:
-    """Whether ``copy`` is there and no older than ``source``."""
-    return copy.exists() and source.exists() and copy.stat().st_mtime >= source.stat().st_mtime
-
-
-def write_wav(path: Path, samples: torch.Tensor) -> None:
-    """Write samples (S,) in [-1, 1] at 16 kHz as 16-bit WAV, in one step."""
-    # Scaled here: libsndfile would scale by 32767 and alter a recording that is 16-bit already.
-    samples = (samples * 32768).round().clamp(-32768, 32767).to(torch.int16)
-    memory = io.BytesIO()
-    soundfile.write(memory, samples.numpy(), SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    atomic_write(path, memory.getvalue())
+    if not up_to_date(copy, origin := made_of(source)):
+        write_copy(copy, load(source, SAMPLE_RATE), origin)
 
 
 def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -1,9 +1,11 @@
 """Transcripts of one's own recordings: in a file beside each, or in a table of all."""
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 from asr.data.recordings import Recording, look_at
 from asr.errors import UserError
@@ -24,7 +26,7 @@ def beside(recording: Path) -> str:
     """
     for path in map(recording.with_suffix, ENDINGS):
         if path.is_file():
-            return " ".join(_read(path).split())
+            return _words(_read(path))
     return ""
 
 
@@ -35,10 +37,17 @@ def read_table(path: Path) -> Iterator[Recording | UserError]:
     the current folder. A recording is called after its path.
 
     Raises:
-        UserError: it has no column of paths, or of texts.
+        UserError: it has no column of paths, or of texts, or a quote that is not closed.
     """
     kind = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix.lower() == ".tsv" else {}
-    rows = csv.DictReader(_read(path).splitlines(), **kind)
+    rows = csv.DictReader(io.StringIO(_read(path), newline=""), strict=True, **kind)
+    try:
+        yield from _recordings(path, rows)
+    except csv.Error as error:
+        raise UserError(f"{path}: no table after line {rows.line_num}: {error}") from None
+
+
+def _recordings(path: Path, rows: csv.DictReader) -> Iterator[Recording | UserError]:
     names = {str(name).strip().lower(): name for name in rows.fieldnames or []}
     audio, text = (_column(names, known) for known in (PATHS, TEXTS))
     if audio is None or text is None:
@@ -56,7 +65,7 @@ def read_table(path: Path) -> Iterator[Recording | UserError]:
             if isinstance(found, Recording):
                 name = Path(value).with_suffix("")
                 name = Path(name.name) if name.is_absolute() or ".." in name.parts else name
-                said = " ".join((row[text] or "").split())
+                said = _words(row[text] or "")
                 found = replace(found, name=name, text=said, speaker=(row[speaker] or "") if speaker else "")
             yield found
 
@@ -65,8 +74,12 @@ def _column(names: dict[str, str], known: tuple[str, ...]) -> str | None:
     return next((names[name] for name in known if name in names), None)
 
 
+def _words(text: str) -> str:
+    return normalize("NFC", " ".join(text.split()))  # as manifests have it
+
+
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")  # line ends as they are, for csv
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text") from None

@@ -33,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.absolute() == args.manifest.absolute():
         raise UserError(f"--out {args.out}: is --manifest, whose transcripts it would replace")
-    require_writable(args.out)
+    require_writable(args.out.parent)
     utterances, recordings = read_manifest(args.manifest), [*find_recordings([args.manifest])]
     for fault in (item for item in recordings if isinstance(item, UserError)):
         raise fault  # now, and not when all before it has been transcribed

@@ -133,6 +133,8 @@ def test_a_student_of_fewer_blocks_in_miniature(softmax, recordings, corpus, tmp
         assert begun["encoder"]["layers"] == 1
     assert begun["data"]["train"] == ["train-clean-5", "words"]
     assert 1 <= len(read_manifest(tmp_path / "data" / "words.jsonl")) <= 8
+    # Before any student, which would find a training of its own older than another one's words.
+    assert done.stdout.index("stage 1: the teacher's words") < done.stdout.index("training mala, ")
     for options, message in (
         (["--blocks", "0"], "--blocks 0: not a number of blocks"),
         (["--blocks", "1", "--distil"], "--distil, --transcripts: not with --blocks"),

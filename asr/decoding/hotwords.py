@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from asr.errors import UserError
 
@@ -39,7 +40,7 @@ def read_hotwords(path: str | Path, boost: float = BOOST) -> tuple[Hotword, ...]
     """
     path, found = Path(path), []
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = normalize("NFC", path.read_text(encoding="utf-8-sig")).split("\n")  # as tokenizers are
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -30,8 +30,8 @@
 # --skip-bad        leave recordings out that cannot be read, and list them, rather than stop.
 # --dry-run         stop before the trainings, and say from a few steps what each would take.
 #
-# Stages: 0 corpus, 1 teacher and its word error rates, 2 attention (or blocks), 3 distillation (or the whole),
-# 4 transcripts (and words), 5 decoding and a paired report on teacher and student. Their configurations:
+# Stages: 0 corpus, 1 teacher, its word error rates (and words), 2 attention (or blocks), 3 distillation (or the
+# whole), 4 transcripts, 5 decoding and a paired report on teacher and student. Their configurations:
 # recipes/linearise/*.yaml. What stands behind -- goes to all trainings.
 
 own_options=(--from --recordings --lm --blocks)
@@ -150,15 +150,15 @@ reported=(--data "$data" --splits "${dev[@]}" "${test[@]}")
 in_data "${dev[@]}" "${test[@]}"
 stage 1 "the teacher's word error rates" "$data/.teacher-results.done" "${manifests[@]}" "$lm" -- \
   python decode.py --checkpoint "$teacher" "${reported[@]}" --out "$data/teacher-results"
+if [ -n "$blocks" ] && [ -n "$recordings" ] && [ -z "$dry_run" ]; then # all students of this --data learn from them
+  stage 1 "the teacher's words" "$data/.words.done" "${model[@]}" "$data/recordings.jsonl" -- \
+    python -m data_prep.words --checkpoint "$teacher" --manifest "$data/recordings.jsonl" --out "$data/words.jsonl"
+fi
 if [ -n "$blocks" ]; then
   training 2 "blocks" stages
   if [ -z "$dry_run" ]; then # which has no student to begin from
     training 3 "the whole" whole
     [ -z "$patient" ] || training 3 "the whole, patiently" patient
-    if [ -n "$recordings" ]; then
-      stage 4 "the teacher's words" "$data/.words.done" "${model[@]}" "$data/recordings.jsonl" -- \
-        python -m data_prep.words --checkpoint "$teacher" --manifest "$data/recordings.jsonl" --out "$data/words.jsonl"
-    fi
     train=("${train[@]/%recordings/words}")
     training 4 "transcripts" words --data.train "[$(IFS=, && echo "${train[*]}")]"
   fi

@@ -1,4 +1,6 @@
 import json
+import os
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -56,6 +58,18 @@ def test_copies_are_kept_until_the_recording_or_the_cutting_changes(tmp_path):
     assert len(prepare(tmp_path, path, options=["--seconds", "2"])) == 2
     write(path, 1.0)
     assert prepare(tmp_path, path)[0].duration == 1.0
+
+
+def test_a_copy_is_of_the_recording_and_part_that_is_asked_for(tmp_path):
+    first, other = write(tmp_path / "talk.wav", 3.0), write(tmp_path / "old" / "talk.wav", 2.0)
+    os.utime(other, (0, 0))
+    assert [prepare(tmp_path, path)[0].duration for path in (first, other)] == [3.0, 2.0]
+    for offset in (0.0, 1.0):
+        line = {"audio_filepath": str(first), "offset": offset, "duration": 1.0, "text": "HELLO"}
+        (tmp_path / "nemo.jsonl").write_text(json.dumps(line) + "\n")
+        [item] = prepare(tmp_path, tmp_path / "nemo.jsonl", options=["--transcripts"])
+        begin = round(16_000 * offset)
+        assert np.allclose(load(item.audio), load(first)[begin : begin + 16_000], atol=1e-4)
 
 
 def test_what_cannot_be_read_is_refused_or_left_out_and_listed(tmp_path):
@@ -118,6 +132,42 @@ def test_a_corpus_with_transcripts_is_one_command_from_training(tmp_path, named,
     assert Tokenizer.load(tmp_path / "data" / "tokenizer.model").pieces <= 16
     again = prepare(tmp_path, tmp_path / named, options=options)
     assert again == found
+
+
+@pytest.mark.parametrize(
+    "name, table, texts",
+    [
+        (
+            "a.csv",
+            'path,text\nx.wav,"first line\nsecond"\ny.wav,"he said ""no"""\n',
+            ["first line second", 'he said "no"'],
+        ),
+        ("a.tsv", 'path\ttext\r\nx.wav\tone\u2028two\r\ny.wav\t"three\r\n', ["one two", '"three']),
+    ],
+)
+def test_cells_of_a_table_are_whole(tmp_path, name, table, texts):
+    for recording in "xy":
+        write(tmp_path / f"{recording}.wav", 0.5)
+    (tmp_path / name).write_bytes(table.encode())
+    found = prepare(tmp_path, tmp_path / name, options=["--transcripts"])
+    assert [item.text for item in found] == texts
+
+
+def test_a_quote_that_is_not_closed_is_named(tmp_path):
+    for recording in "xy":
+        write(tmp_path / f"{recording}.wav", 0.5)
+    (tmp_path / "a.csv").write_text('path,text\nx.wav,"he said ""hi""\ny.wav,all well\n')
+    with pytest.raises(UserError, match=r"a\.csv: no table after line 1: unexpected end of data"):
+        prepare(tmp_path, tmp_path / "a.csv", options=["--transcripts"])
+
+
+def test_decomposed_accents_are_spelled_as_in_manifests(tmp_path):
+    for number in range(4):
+        path = write(tmp_path / "own" / f"{number}.wav", 1.0)
+        path.with_suffix(".txt").write_text(normalize("NFD", "élève à vélo déjà vêtu"))
+    found = prepare(tmp_path, tmp_path / "own", options=["--transcripts", "--pieces", "24"])
+    tokenizer = Tokenizer.load(tmp_path / "data" / "tokenizer.model")
+    assert tokenizer.decode(tokenizer.encode(found[0].text)) == normalize("NFC", "élève à vélo déjà vêtu")
 
 
 def test_held_out_speakers_are_whole():

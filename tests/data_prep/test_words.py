@@ -34,6 +34,7 @@ def words(*options) -> subprocess.CompletedProcess:
 
 def test_transcripts_are_the_models_words(model, corpus, tmp_path):
     out = tmp_path / "words.jsonl"
+    out.write_text("of an earlier run\n")
     done = words("--checkpoint", model, "--manifest", corpus / "dev.jsonl", "--out", out)
     assert done.returncode == 0, done.stderr
     before = {utterance.id: utterance for utterance in read_manifest(corpus / "dev.jsonl")}

@@ -59,6 +59,8 @@ def test_a_file_has_a_word_or_phrase_a_line_and_maybe_a_boost(tmp_path):
     found = read_hotwords(tmp_path / "words", 3.0)
     assert found == (Hotword("Grete Samsa", 3.0), Hotword("McConnell", 2.5), Hotword("kaffeine", 3.0))
     assert Hotword("x").boost == BOOST
+    (tmp_path / "words").write_text("ve\u0301lo\n", "utf-8")
+    assert read_hotwords(tmp_path / "words")[0].text == "v\u00e9lo"
 
 
 @pytest.mark.parametrize(
