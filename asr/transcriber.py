@@ -8,7 +8,7 @@
 ``decode.py --audio`` is this with a command line.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -184,7 +184,7 @@ class Transcriber:
 
     def transcribe_each(
         self,
-        recordings: Sequence[Recording | UserError],
+        recordings: Iterable[Recording | UserError],
         lm: str | Path | LanguageModel | None = None,
         timestamps: bool = True,
         words: Sequence[str | Hotword] = (),
@@ -198,6 +198,7 @@ class Transcriber:
         """
         if not 0 <= n_best <= MOST:
             raise UserError(f"n_best {n_best}: must lie between 0 and {MOST}")
+        recordings = list(recordings)  # which are gone through twice
         lm = LanguageModel(lm) if isinstance(lm, (str, Path)) else lm
         if words or n_best:
             lm = lm or LanguageModel()

@@ -1,7 +1,8 @@
 """What the command line names as recordings: files, folders, lists of paths, manifests."""
 
 import errno
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from os.path import normpath
 from pathlib import Path, PurePosixPath
@@ -75,7 +76,7 @@ class Samples(Recording):
         yield self.samples
 
 
-def find_recordings(arguments: Sequence[Path], channel: str = MIX) -> Iterator[Recording | UserError]:
+def find_recordings(arguments: Iterable[str | Path], channel: str = MIX) -> Iterator[Recording | UserError]:
     """Arguments to recordings, each once, in order; in the place of what is not there, what is wrong with it.
 
     A folder stands for the recordings (by their endings) in it and in its folders, sorted by path. A file
@@ -90,7 +91,7 @@ def find_recordings(arguments: Sequence[Path], channel: str = MIX) -> Iterator[R
             channels, or EACH for a recording a channel, whose names end in .0, .1 and so on.
     """
     seen: set[tuple[str, Part]] = set()
-    for argument in arguments:
+    for argument in map(Path, arguments):
         for entry in _entries(argument):
             try:
                 for item in _files(entry):
@@ -101,7 +102,7 @@ def find_recordings(arguments: Sequence[Path], channel: str = MIX) -> Iterator[R
             except UserError as error:
                 yield error
             except OSError as error:  # a folder above it may not be entered
-                yield UserError(f"{entry.path}: cannot be read: {error.strerror}")
+                yield UserError(f"{error.filename or entry.path}: cannot be read: {error.strerror}")
 
 
 def look_at(path: Path, channel: str = MIX) -> Iterator[Recording | UserError]:
@@ -120,15 +121,17 @@ def _look_at(item: Recording, channel: str) -> Iterator[Recording | UserError]:
     """The recording with its length by its header."""
     try:
         seconds = audio.duration(item.path)
-        if item.part != WHOLE:  # a manifest says what it is
+        seconds = seconds if item.part == WHOLE else item.seconds  # of a part, as its manifest says
+        if item.part.channel is not None:  # a manifest says which
             yield item
         elif channel == EACH and (number := audio.channels(item.path)) > 1:
             for channel in range(number):
                 name = item.name.with_name(f"{item.name.name}.{channel}")
                 id = f"{item.id}.{channel}" if item.id else ""
-                yield replace(item, seconds=seconds, name=name, id=id, part=Part(channel=channel))
+                part = replace(item.part, channel=channel)
+                yield replace(item, seconds=seconds, name=name, id=id, part=part)
         else:
-            part = WHOLE if channel in (MIX, EACH) else Part(channel=int(channel))
+            part = item.part if channel in (MIX, EACH) else replace(item.part, channel=int(channel))
             yield replace(item, seconds=seconds, part=part)
     except MemoryError:
         raise
@@ -205,11 +208,32 @@ def _files(entry: Recording | UserError) -> Iterator[Recording]:
     if not entry.path.is_dir():
         yield entry
         return
-    inside = sorted(path for path in entry.path.rglob("*") if _is_recording(path))
+    inside = sorted(path for path in _files_below(entry.path) if _is_recording(path))
     if not inside:
         raise UserError(f"{entry.path}: no recording in this folder ({' '.join(audio.SUFFIXES)})")
     for path in inside:
         yield Recording(path, path.relative_to(entry.path).with_suffix(""), 0.0)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and in its folders, through links too; a folder that links lead to twice, once.
+
+    Raises:
+        OSError: one of its folders cannot be read.
+    """
+    seen = set()
+    for place, folders, names in os.walk(folder, onerror=_fail, followlinks=True):
+        folders.sort()
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in names)
+
+
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def _is_recording(path: Path) -> bool:

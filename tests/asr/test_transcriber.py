@@ -15,6 +15,7 @@ from asr import LanguageModel, Transcriber, load
 from asr.checkpoints.folder import write_folder
 from asr.data import audio
 from asr.data.manifest import read_manifest
+from asr.data.recordings import find_recordings
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.weights import Weights
 from asr.errors import UserError
@@ -96,6 +97,14 @@ def test_a_path_samples_and_lists_of_them_are_alike(model, paths):
     several = model.transcribe([paths[1], samples, str(paths[0]), paths[0]])
     assert [item.text for item in several[1:]] == [whole.text] * 3
     assert several[0].text == model.transcribe(paths[1]).text
+
+
+def test_recordings_may_come_one_by_one(model, folder, paths):
+    listed = list(find_recordings(paths))
+    assert list(model.transcribe_each(find_recordings(map(str, paths)))) == list(
+        model.transcribe_each(listed)
+    )
+    assert len(listed) == len(paths) > 1
 
 
 def test_samples_of_another_rate_and_length(model, folder, paths):

@@ -1,5 +1,6 @@
 """What --audio names: files, folders, lists."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr.data.audio import Part
 from asr.data.recordings import Recording, find_recordings
 from asr.errors import UserError
 
@@ -34,6 +36,28 @@ def test_a_folder_is_walked_in_order(folder):
     assert found("talks") == ["talks/b.wav", "talks/inner/a.FLAC", "talks/inner/b.wav"]
     names = [str(item.name) for item in find_recordings([Path("talks"), Path("c.v2.wav")])]
     assert names == ["b", "inner/a", "inner/b", "c.v2"]
+
+
+def test_links_to_folders_are_followed_and_loops_end(folder):
+    (folder / "elsewhere").mkdir()
+    (folder / "talks" / "inner" / "a.FLAC").rename(folder / "elsewhere" / "a.flac")
+    (folder / "talks" / "monday").symlink_to(folder / "elsewhere")
+    (folder / "talks" / "monday" / "back").symlink_to(folder / "talks")
+    assert found("talks") == ["talks/b.wav", "talks/inner/b.wav", "talks/monday/a.flac"]
+
+
+def test_a_channel_is_taken_of_parts_too(folder):
+    soundfile.write("stereo.wav", np.zeros((16000, 2)), 16000)
+    line = {"audio_filepath": "stereo.wav", "offset": 0.25, "duration": 0.5, "text": "HI"}
+    Path("nemo.jsonl").write_text(json.dumps(line) + "\n")
+    parts = {
+        name: [item.part for item in find_recordings(["nemo.jsonl"], name)] for name in ("mix", "1", "each")
+    }
+    assert parts == {
+        "mix": [Part(0.25, 0.5)],
+        "1": [Part(0.25, 0.5, 1)],
+        "each": [Part(0.25, 0.5, 0), Part(0.25, 0.5, 1)],
+    }
 
 
 def test_each_recording_comes_once_and_in_the_order_given(folder):
