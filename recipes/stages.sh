@@ -5,7 +5,8 @@
 # the same command was done with the same content of READS, and no earlier stage was done again since; so
 # running a recipe again goes on where the last run stopped. Where a stage runs again, it says why.
 # With --dry-run a recipe ends at its trainings, of which it says what they would take.
-# Before that a recipe may name options of its own: own_options=(--lm) sets $lm, own_switches=(--fast) sets $fast.
+# Before that a recipe names what it takes besides --attention, --data, --out, --stage, --stop-stage, --dry-run:
+# own_options=(--lm) sets $lm, own_switches=(--fast) sets $fast.
 # Stages from --stage K on run whatever their markers say.
 
 set -euo pipefail
@@ -17,15 +18,8 @@ cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/.."
 attention=mala
 first_stage=
 stop_stage=99
-data_root=
-lm_text=
-size=s
-encoder=conformer
-head=ctc
 out=
 data=
-devices=1
-skip_bad=()
 dry_run=
 dry_runs=0
 train_options=()
@@ -61,10 +55,6 @@ parse_options() {
         sed -n '2,/^$/s/^# \{0,1\}//p' "$recipe"
         exit 0
         ;;
-      --skip-bad)
-        skip_bad=(--skip-bad)
-        shift
-        ;;
       --dry-run)
         dry_run=yes
         shift
@@ -74,20 +64,14 @@ parse_options() {
         train_options=("$@")
         break
         ;;
-      --attention | --encoder | --head | --stage | --stop-stage | --data-root | --lm-text | --size | --data | --out | --devices)
+      --attention | --stage | --stop-stage | --data | --out)
         [ $# -ge 2 ] || die "$1 wants a value (see --help)"
         case "$1" in
           --attention) attention=$2 ;;
-          --encoder) encoder=$2 ;;
-          --head) head=$2 ;;
           --stage) first_stage=$2 ;;
           --stop-stage) stop_stage=$2 ;;
-          --data-root) data_root=$(from_caller "$2") ;;
-          --lm-text) lm_text=$(from_caller "$2") ;;
-          --size) size=$2 ;;
           --data) data=$(from_caller "$2") ;;
           --out) out=$(from_caller "$2") ;;
-          --devices) devices=$2 ;;
         esac
         shift 2
         ;;
@@ -100,11 +84,14 @@ parse_options() {
           declare -g "$(tr - _ <<< "${1#--}")=$2"
           shift 2
         else
-          die "unknown option $1 (see --help)"
+          die "$1: no option of this recipe (see --help)"
         fi
         ;;
     esac
   done
+  encoder=${encoder:-conformer} head=${head:-ctc} size=${size:-s} devices=${devices:-1}
+  data_root=$(from_caller "${data_root:-}") lm_text=$(from_caller "${lm_text:-}")
+  skip_bad=(${skip_bad:+--skip-bad})
   [[ "$head" =~ ^(ctc|transducer|hybrid)$ ]] || die "--head $head: choose ctc, transducer or hybrid"
   [[ "${first_stage:-0}" =~ ^[0-9]+$ ]] || die "--stage $first_stage: not a number"
   [[ "$stop_stage" =~ ^[0-9]+$ ]] || die "--stop-stage $stop_stage: not a number"

@@ -112,6 +112,8 @@ def test_recipe_checks_its_options_before_its_first_stage(tmp_path, options):
 
 
 STAGES = """
+own_options=(--data-root --lm-text)
+own_switches=(--skip-bad)
 source {root}/recipes/stages.sh
 parse_options "$@"
 two_commands() {{ test -e {folder}/fuel; echo "second command"; }}
@@ -204,12 +206,22 @@ def test_recipes_run_from_any_folder(tmp_path):
     assert done.returncode == 0 and "Stages: 0 corpus" in done.stdout and done.stderr == ""
 
 
-@pytest.mark.parametrize("recipe", ["demo", "mini_librispeech", "librispeech", "linearise"])
-def test_recipes_explain_themselves_and_refuse_unknown_options(recipe):
+@pytest.mark.parametrize(
+    ("recipe", "lacking"),
+    [
+        ("demo", "--size"),
+        ("mini_librispeech", "--blocks"),
+        ("librispeech", "--synthetic"),
+        ("linearise", "--head"),
+    ],
+)
+def test_recipes_explain_themselves_and_refuse_options_that_they_lack(recipe, lacking):
     shown = bash(f"recipes/{recipe}/run.sh", "--help")
     assert shown.returncode == 0 and "--attention" in shown.stdout and "Stages: 0 " in shown.stdout
-    refused = bash(f"recipes/{recipe}/run.sh", "--attentoin", "mala")
-    assert refused.returncode == 1 and refused.stderr == "error: unknown option --attentoin (see --help)\n"
+    for option in ("--attentoin", lacking):
+        refused = bash(f"recipes/{recipe}/run.sh", option, "mala")
+        assert refused.returncode == 1
+        assert refused.stderr == f"error: {option}: no option of this recipe (see --help)\n"
 
 
 @pytest.mark.parametrize("config", sorted(ROOT.glob("recipes/*/*.yaml")), ids=lambda path: path.stem)

@@ -49,7 +49,7 @@ def test_librispeech_recipes_in_miniature(recipe, corpus, tmp_path):
 
 
 GRAMMAR = """
-own_options=(--synthetic --synthetic-steps)
+own_options=(--data-root --lm-text --synthetic --synthetic-steps)
 source {root}/recipes/stages.sh
 parse_options "$@"
 inputs "$lm_text" -- synthetic_speech "$synthetic" > "$data/.synthetic.done"

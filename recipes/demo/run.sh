@@ -14,9 +14,10 @@
 #
 # Stages: 0 corpus, 1 tokenizer, 2 language model, 3 training, 4 decoding.
 
+own_options=(--encoder --head)
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
-data=${data:-${data_root:-data/demo}}
+data=${data:-data/demo}
 name=$attention
 [ "$encoder" = conformer ] || name=$encoder-$name
 [ "$head" = ctc ] || name=$name-$head

@@ -23,6 +23,8 @@
 #
 # Stages: 0 corpus, 1 packing, 2 tokenizer, 3 language model, 4 training, 5 decoding.
 
+own_options=(--encoder --size --head --devices --data-root --lm-text)
+own_switches=(--skip-bad)
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
 splits=(train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test-clean test-other)

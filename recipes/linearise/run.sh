@@ -5,7 +5,7 @@
 #
 #   bash recipes/linearise/run.sh --from FILE.nemo|FOLDER|CHECKPOINT [--attention NAME] [--data-root DIR]
 #        [--recordings DIR] [--blocks N [--patient]] [--distil] [--transcripts] [--lm FILE] [--stage K]
-#        [--stop-stage K] [--data DIR] [--out DIR] [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
+#        [--stop-stage K] [--data DIR] [--out DIR] [--devices N] [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
 #
 # --from MODEL      the teacher: a public Conformer-CTC (docs/imports.md), an exported folder, or a checkpoint;
 #                   on disk (a name of the hub, hf:OWNER/NAME, is for decode.py).
@@ -34,8 +34,8 @@
 # whole), 4 transcripts, 5 decoding and a paired report on teacher and student. Their configurations:
 # recipes/linearise/*.yaml. What stands behind -- goes to all trainings.
 
-own_options=(--from --recordings --lm --blocks)
-own_switches=(--distil --transcripts --patient)
+own_options=(--from --data-root --recordings --lm --blocks --devices)
+own_switches=(--distil --transcripts --patient --skip-bad)
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
 [ -n "$from" ] || die "--from: name the model to linearise (see --help)"

@@ -3,7 +3,7 @@
 # work on real speech, a CPU (--size xs).
 #
 #   bash recipes/mini_librispeech/run.sh [--attention NAME] [--encoder conformer|fastconformer] [--size s|xs]
-#        [--head ctc|transducer|hybrid] [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
+#        [--head ctc|transducer|hybrid] [--devices N] [--data-root DIR] [--lm-text FILE] [--stage K] [--stop-stage K] [--data DIR] [--out DIR]
 #        [--synthetic HOURS|no] [--synthetic-steps N] [--skip-bad] [--dry-run] [-- OPTIONS OF train.py]
 #
 # --attention NAME  softmax, linear, mala (the default), inline, nala, focused, efficient, cosformer, agent,
@@ -19,6 +19,7 @@
 #                   espeak-ng. This takes a model past CTC's plateau, on which five hours of speech leave it for
 #                   long. no: the corpus alone. (Default: 0 for conformer xs, with which it was measured; else no.)
 # --synthetic-steps N  of the training on synthetic speech alone (default 800).
+# --devices N       GPUs to train on.
 # --data DIR        where manifests, tokenizer and language models go (default data/mini_librispeech).
 # --skip-bad        leave recordings out that cannot be read, and list them, rather than stop.
 # --dry-run         stop before training, and say from a few steps what it would take.
@@ -28,7 +29,8 @@
 # The corpus has no test set: half of the dev speakers are for validation and tuning (dev), the other half
 # for the table (test).
 
-own_options=(--synthetic --synthetic-steps)
+own_options=(--encoder --size --head --devices --data-root --lm-text --synthetic --synthetic-steps)
+own_switches=(--skip-bad)
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../stages.sh"
 parse_options "$@"
 synthetic_steps=${synthetic_steps:-800}
