@@ -8,18 +8,18 @@ PyTorch is imported where samples become tensors: programs that only read manife
 """
 
 import math
-import os
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 
+from asr.data import containers
 from asr.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,12 +29,10 @@ SUFFIXES = (".flac", ".wav", ".opus", ".ogg", ".oga", ".mp3", ".aiff", ".aif", "
 
 _BLOCK = 1 << 18  # frames decoded at a time, so that check() needs little memory for any length
 MAX_PEAK = 4.0  # lossy codecs overshoot full scale a little; more means samples on another scale
-_MAX_OGG_PAGE = 65307  # bytes, from the format's definition
 # Hz. Half a telephone's, below which nothing is understood, to the fastest that studios record. Any other is
 # the header's fault, and would have a few bytes resampled to gigabytes, or many to nothing.
 _RATES = 4_000, 768_000
 _LONGEST = 1 << 62  # frames; libsndfile gives more where a FLAC from a pipe does not say
-_STREAMED_WAV = 0x7FFFF000  # sizes from here on are what sox and ffmpeg write to a pipe: unknown
 
 
 class AudioError(UserError):
@@ -98,7 +96,7 @@ def duration(path: str | Path) -> float:
     """Seconds of audio by the file's header; decodes nothing.
 
     Raises:
-        AudioError: missing or unreadable, or an Ogg or WAV file that was cut short.
+        AudioError: missing or unreadable, or a file that was cut short, where its headers show that.
     """
     with _opened(path) as file:
         return file.frames / file.samplerate
@@ -114,9 +112,8 @@ def check(path: str | Path) -> float:
     """Decode the whole file and return its true duration in seconds.
 
     Truncation shows in FLAC as a decoding error or as frames that the header announces and the
-    data lacks, in WAV as a data size beyond the file's end, in Ogg (Opus, Vorbis) as a last page
-    without its end or the end-of-stream flag, in MP3 as fewer frames than its Xing header
-    announces; an MP3 file without that header does not say how long it should be.
+    data lacks, in MP3 as fewer frames than its Xing header announces (an MP3 file without that
+    header does not say how long it should be), in other kinds by ``asr.data.containers``.
 
     Raises:
         AudioError: missing, unreadable, empty, truncated, or with samples that are no sound.
@@ -137,7 +134,7 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
         if not path.is_file():  # opening a named pipe would wait for ever
             raise AudioError(f"{path}: not a file")
         with path.open("rb") as raw:
-            _reject_cut_container(path, raw)
+            _reject_cut(path, raw)
         file = soundfile.SoundFile(path)
     except OSError as error:
         raise AudioError(f"{path}: cannot be read: {error.strerror}") from None
@@ -228,39 +225,11 @@ def _resampled(blocks: Iterable["torch.Tensor"], old: int, new: int) -> Iterator
     yield resample(held, old, new)[context // old * new :]
 
 
-def _reject_cut_container(path: Path, raw: BinaryIO) -> None:
-    """Find the truncations that libsndfile passes over: it shortens cut WAV and Ogg files."""
-    magic = raw.read(12)
-    if not magic:
+def _reject_cut(path: Path, raw: BufferedReader) -> None:
+    if not raw.peek(1):
         raise AudioError(f"{path}: the file is empty (0 bytes)", "zero length")
-    if magic[:4] == b"OggS" and _ogg_is_cut(raw):
-        message = f"{path}: truncated: its last Ogg page is cut or lacks the end-of-stream flag"
-        raise AudioError(message, "truncated")
-    if magic[:4] == b"RIFF" and magic[8:] == b"WAVE" and _wav_is_cut(raw):
-        message = f"{path}: truncated: its header promises more data than the file holds"
-        raise AudioError(message, "truncated")
-
-
-def _ogg_is_cut(raw: BinaryIO) -> bool:
-    size = raw.seek(0, os.SEEK_END)
-    raw.seek(max(0, size - _MAX_OGG_PAGE))
-    tail = raw.read()
-    page = tail[max(0, tail.rfind(b"OggS")) :]  # a page: 27 bytes, its table of sizes, its data
-    table = page[27 : 27 + page[26]] if len(page) > 27 else b""
-    last_of_stream = len(page) > 27 and page[5] & 4
-    return not last_of_stream or len(page) < 27 + page[26] + sum(table)
-
-
-def _wav_is_cut(raw: BinaryIO) -> bool:
-    size = raw.seek(0, os.SEEK_END)
-    position = 12
-    while position + 8 <= size:
-        raw.seek(position)
-        name, length = struct.unpack("<4sI", raw.read(8))
-        if name == b"data":
-            return position + 8 + length > size and length < _STREAMED_WAV
-        position += 8 + length + length % 2  # chunks start at even offsets
-    return True  # the file ends before its samples begin
+    if fault := containers.fault(raw):
+        raise AudioError(f"{path}: truncated: {fault}", "truncated")
 
 
 def _reason(error: soundfile.LibsndfileError) -> str:
