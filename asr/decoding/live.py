@@ -79,7 +79,11 @@ class Session:
 
     def finish(self) -> Heard:
         """The rest; nothing can be heard afterwards."""
-        return _joined(list(self._decode(self.stream.finish().cpu().numpy(), True)))
+        return _joined(list(self.finish_each()))
+
+    def finish_each(self) -> Iterator[Heard]:
+        """As ``finish``, one by one: each ends an utterance, the last one where anything was said."""
+        return self._decode(self.stream.finish().cpu().numpy(), True)
 
     def _decode(self, log_probs: np.ndarray, last: bool) -> Iterator[Heard]:
         *ending, rest = self._pauses.cut(log_probs)

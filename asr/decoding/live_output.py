@@ -47,7 +47,8 @@ def show(session: Session, blocks: Iterable[Tensor], form: str, out: TextIO) -> 
                 partial = heard.partial
     except KeyboardInterrupt:
         pass  # whoever speaks is done
-    writer.write(session.finish(), samples / SAMPLE_RATE)
+    for heard in session.finish_each():
+        writer.write(heard, samples / SAMPLE_RATE)
     writer.end()
 
 

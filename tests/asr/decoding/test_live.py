@@ -259,6 +259,14 @@ def test_a_pause_ends_an_utterance(checkpoint):
     assert [(line["final"], line["start"], line["end"]) for line in lines if "final" in line] == [
         (item.text, item.start, item.end) for item in ended
     ]
+    # Utterances that all end in the last chunk are still apart.
+    once, out = Session(model, tokenizer, seconds=40.0, pause=0.08), io.StringIO()
+    ended = once.feed(waveform).ended + once.finish().ended
+    show(Session(model, tokenizer, seconds=40.0, pause=0.08), [waveform], "json", out)
+    lines = map(json.loads, out.getvalue().splitlines())
+    assert len(ended) > 1 and [line["final"] for line in lines if "final" in line] == [
+        item.text for item in ended
+    ]
 
 
 def test_with_an_lm_a_stream_says_what_the_search_over_the_whole_finds(checkpoint, corpus, tmp_path, capsys):
