@@ -1,6 +1,6 @@
 """Train a model: python train.py --config recipes/NAME/conformer_s.yaml --attention mala --out exp/NAME
 
-Every option of --help can stand in the YAML file; the command line wins.
+Every option of --help can stand in the YAML file. They are taken in order: those behind --config override it.
 """
 
 from asr.errors import run_program

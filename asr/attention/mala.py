@@ -52,12 +52,20 @@ class MagnitudeAwareLinearAttention(CentredAttention):
 
     def __init__(self, dim: int, heads: int, positions: str = "auto", options=None) -> None:
         super().__init__(dim, heads, positions, options)
-        if self.forgets and self.options.form != "centred":
-            raise UserError(f"--mala.forget {self.options.forget}: only with --mala.form centred")
+        if self.forgets:
+            self._require_centred(f"--mala.forget {self.options.forget}")
         if self.options.terms == "learnable":
             # What both are where m = 1.
             self.beta = nn.Parameter(torch.full((heads, 1, 1), 2.0))
             self.gamma = nn.Parameter(torch.ones(heads, 1, 1))
+
+    def forget(self, half_life: float) -> None:
+        self._require_centred("--forget")
+        super().forget(half_life)
+
+    def _require_centred(self, option: str) -> None:
+        if self.options.form != "centred":
+            raise UserError(f"{option}: only with --mala.form centred, and this is {self.options.form}")
 
     @property
     def kernel(self) -> str:

@@ -1,7 +1,7 @@
 """The training program's configuration. The dataclasses' docstrings are its --help text.
 
-A YAML file given with --config holds the same names; the command line overrides it. Options of a mechanism
-that is not chosen are refused, but a file may hold those of several for --attention to choose among.
+A YAML file given with --config holds the same names; the command line behind it overrides it. Options of a
+mechanism that is not chosen are refused, but a file may hold those of several, for --attention to choose.
 """
 
 import math
@@ -19,6 +19,8 @@ from asr.model.conformer import SIZES, EncoderConfig
 from asr.model.frontend import FrontendConfig
 from asr.model.transducer import TransducerConfig
 from asr.training.beginning import model_to_begin_from
+
+OF_THE_RUN = ("attention", "positions", "head", "out", "resume", "init")
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,15 @@ class TrainingConfig:
         return sum(getattr(self, name) for name in APART)
 
     @property
+    def scales_teacher(self) -> bool:
+        """Whether the teacher's frames are scaled for what is learnt from them (unit_streams.py).
+
+        Losses of blocks suit any scale; attention that begins as the teacher's wants that of its weights.
+        """
+        as_it_is = self.distil_attention > 0 or self.distil_start == "nearest"
+        return self.distils_apart > 0 or (self.distil_blocks > 0 and not as_it_is)
+
+    @property
     def uses_head(self) -> bool:
         """Whether a loss wants the CTC head's log-probabilities."""
         return self.ctc + self.distil_posteriors > 0
@@ -253,6 +264,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
         raise
     except Exception as error:  # jsonargparse lets several kinds through, all about the input
         raise UserError(_first_line(error)) from None
+    _check_order(argv, parsed)
     config = _to_config(parsed)
     _check_mechanisms(argv, given, config.model.attention)
     _check_heads(given, config.model.head)
@@ -343,6 +355,29 @@ def _parser() -> ArgumentParser:
     return parser
 
 
+def _check_order(argv: list[str], parsed: Namespace) -> None:
+    """Raise UserError where a file named later replaces what the command line says of the run as a whole.
+
+    Options of sections may be there to be replaced: recipes/mini_librispeech has a file for a first training
+    behind the user's options, which are meant for the second.
+    """
+    said, replaced, file = {}, {}, ""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.removeprefix("--").partition("=")
+        value = value if equals else following
+        if word.startswith("--config"):
+            said, replaced, file = {}, replaced | said, value
+        elif word.startswith("--") and name in OF_THE_RUN:
+            said[name] = value
+            replaced.pop(name, None)
+    for name, value in replaced.items():
+        if (found := getattr(parsed, name)) != value:
+            raise UserError(
+                f"--{name} {value}: --config {file} behind it says {found}; options are taken in order, name "
+                "the file first"
+            )
+
+
 def _check_mechanisms(argv: list[str], given: Namespace, attention: str) -> None:
     """Raise UserError for options of a mechanism that is not among the chosen: they would be ignored.
 
@@ -399,7 +434,9 @@ def _to_config(parsed: Namespace) -> Config:
         "--training.nonspeech": 0 <= training.nonspeech < 1,
         "--training.peak_lr": training.peak_lr > 0,
         "--training.warmup": training.warmup >= 0,
+        "--training.weight_decay": 0 <= training.weight_decay < math.inf,
         "--training.clip": training.clip > 0,
+        "--training.seed": 0 <= training.seed < 2**32,
         "--training.average": 0 <= training.average < 1,
         "--training.ctc": 0 <= training.ctc < math.inf,
         "--training.transducer": 0 <= training.transducer < math.inf,
@@ -428,10 +465,8 @@ def _to_config(parsed: Namespace) -> Config:
     if training.step_seconds:
         training = replace(training, accumulate=_batches_a_step(training))
     _check_losses(training, model, parsed.data.join)
-    _check_frozen(training, model, parsed.init or parsed.resume)
-    begun = parsed.init or parsed.resume or training.distils_apart  # which learns scales and biases to fit
-    if model.encoder.batch_norm == "frozen" and not begun:
-        raise UserError("--encoder.batch_norm frozen: without --init there are no statistics to keep")
+    _check_frozen(training, model)
+    check_beginning(training, model, bool(parsed.init or parsed.resume))
     if training.steps % training.validate_every:
         # A checkpoint comes with each validation; the run's end must have one.
         raise UserError(
@@ -558,7 +593,21 @@ def _check_remembering(training: TrainingConfig, model: ModelConfig, join: float
         raise UserError(f"{option}: what distil_attention and distil_modules learn from is not kept")
 
 
-def _check_frozen(training: TrainingConfig, model: ModelConfig, begun_from: str) -> None:
+def check_beginning(training: TrainingConfig, model: ModelConfig, begun: bool) -> None:
+    """Raise UserError for what is to stay as it is, where there are no weights to begin with.
+
+    --resume auto may find none: with it, this is for the training to ask again.
+    """
+    if training.freeze and not begun:
+        raise UserError(
+            f"--training.freeze {' '.join(training.freeze)}: random weights would stay so; it wants --init"
+        )
+    begun = begun or training.distils_apart > 0  # which learns scales and biases to fit
+    if model.encoder.batch_norm == "frozen" and not begun:
+        raise UserError("--encoder.batch_norm frozen: without --init there are no statistics to keep")
+
+
+def _check_frozen(training: TrainingConfig, model: ModelConfig) -> None:
     """Raise UserError where what is to stay as it is is not there, or where nothing else is."""
     if not training.freeze:
         return
@@ -566,8 +615,6 @@ def _check_frozen(training: TrainingConfig, model: ModelConfig, begun_from: str)
     missing = [part for part in training.freeze if part not in ("encoder", *model.heads)]
     if missing:
         raise UserError(f"{option}: there is no {missing[0]}; --head is {model.head}")
-    if not begun_from:
-        raise UserError(f"{option}: random weights would stay so; it wants --init")
     if "encoder" in training.freeze and (training.distils_frames or training.distils_layers):
         raise UserError(
             f"{option}: --training.distil_encoder, distil_blocks, distil_attention, distil_modules and "

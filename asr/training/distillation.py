@@ -121,7 +121,7 @@ class Teacher:
         self._modules = {}
         log_probs, stream = said or self._hear(features, frames, chunk)
         if memory and not said:
-            memory.keep(paths, Said(log_probs, stream), lengths)
+            log_probs, stream = memory.keep(paths, Said(log_probs, stream), lengths)
         valid = valid_frames(lengths.to(log_probs.device, non_blocking=True), log_probs.shape[1])
         modules, self._modules = self._modules, {}
         if self.shuffled and training:

@@ -19,7 +19,8 @@ VECTORS = 10.0
 def make_optimiser(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """The configured optimiser of all parameters that learn. Weight decay is of weights with several axes."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in named if p.ndim > 1 and name.endswith("weight")]
+    # An LSTM's are called weight_ih_l0 and the like.
+    decayed = [p for name, p in named if p.ndim > 1 and name.rpartition(".")[2].startswith("weight")]
     known = {id(p) for p in decayed}
     rest = [p for _, p in named if id(p) not in known]  # biases, norms, scales
     matrices = [p for p in decayed if p.ndim == 2]

@@ -15,7 +15,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.files import locked
 from asr.training.beginning import digest_of, origin_of, start_from
 from asr.training.calibration import calibrate_on
-from asr.training.config import Config
+from asr.training.config import Config, check_beginning
 from asr.training.data import TrainingData
 from asr.training.distillation import load_teacher
 from asr.training.dry_run import dry_run
@@ -52,6 +52,7 @@ def train(config: Config) -> None:
     quieten_lightning()
     tokenizer = Tokenizer.load(config.data.tokenizer)
     before = find_before(config, tokenizer)
+    check_beginning(config.training, config.model, bool(before or config.init))
     data = TrainingData(config, tokenizer)
     task = TrainingTask(config, tokenizer)
     check_chunks(task.model, config.training)
@@ -78,7 +79,7 @@ def train(config: Config) -> None:
         task.origin = origin_of(
             config.init, config.training.teacher, config.model.attention, config.training.distil_modules > 0
         )
-    if config.training.distils_apart or config.training.distil_blocks:  # which any scale suits
+    if config.training.scales_teacher:
         unit_streams_on(task.teacher.model, data.train, tokenizer)
     if config.training.teacher_memory and not config.dry_run:
         task.teacher.remember(Path(config.training.teacher_memory))

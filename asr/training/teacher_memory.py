@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from asr.errors import UserError
 from asr.files import atomic_path
+from asr.model.frames import valid_frames
 
 
 class Said(NamedTuple):
@@ -55,14 +56,22 @@ class TeacherMemory:
             return None
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"--training.teacher_memory {self.folder}: {error}; delete it") from None
-        said = pad_sequence(found, batch_first=True).to(device, torch.float32, non_blocking=True)
-        dim = (said.shape[-1] - classes) // len(self.depths)
-        log_probs, *stream = said.split([classes] + [dim] * len(self.depths), -1)
-        return Said(log_probs, dict(zip(self.depths, stream, strict=True)))
+        return self._apart(pad_sequence(found, batch_first=True).to(device, non_blocking=True), classes)
 
-    def keep(self, paths: Sequence[Path], said: Said, lengths: Tensor) -> None:
-        """Write a batch's, of so many frames (B,) each."""
-        whole = torch.cat([said.log_probs, *(said.stream[depth] for depth in self.depths)], -1).half().cpu()
-        for path, n, one in zip(paths, lengths.tolist(), whole, strict=True):
+    def keep(self, paths: Sequence[Path], said: Said, lengths: Tensor) -> Said:
+        """Write a batch's, of so many frames (B,) each; returns what will be recalled.
+
+        Learnt from at once, so that what is there already makes no difference: a killed run goes on alike.
+        """
+        whole = torch.cat([said.log_probs, *(said.stream[depth] for depth in self.depths)], -1).half()
+        valid = valid_frames(lengths.to(whole.device), whole.shape[1])
+        whole = whole.masked_fill(~valid[..., None], 0)
+        for path, n, one in zip(paths, lengths.tolist(), whole.cpu(), strict=True):
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.save(file, one[:n].numpy())
+        return self._apart(whole, said.log_probs.shape[-1])
+
+    def _apart(self, whole: Tensor, classes: int) -> Said:
+        dim = (whole.shape[-1] - classes) // len(self.depths)
+        log_probs, *stream = whole.float().split([classes] + [dim] * len(self.depths), -1)
+        return Said(log_probs, dict(zip(self.depths, stream, strict=True)))

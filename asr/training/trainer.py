@@ -15,6 +15,7 @@ from asr.training.averaging import Averaging
 from asr.training.checkpoint_files import CheckpointFiles
 from asr.training.config import Config, TrainingConfig
 from asr.training.curves import Curves
+from asr.training.kept import LastCheckpoints
 from asr.training.progress import TrainingProgress
 
 
@@ -23,16 +24,7 @@ def make_trainer(config: Config, callbacks: list[Callback]) -> L.Trainer:
     training = config.training
     folder = config.out / "checkpoints"
     best = ModelCheckpoint(folder, "best", monitor="dev_wer", enable_version_counter=False)
-    # The last so many: a checkpoint's own steps are the score.
-    kept = ModelCheckpoint(
-        folder,
-        "step-{step:08d}",
-        monitor="step",
-        mode="max",
-        save_top_k=training.keep,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
+    kept = LastCheckpoints(folder, training.keep)
     # After best, so that it holds best's score. (save_last would only copy a new best.)
     last = ModelCheckpoint(folder, "last", enable_version_counter=False)
     curves = Curves(config.out / "curves.png")
@@ -89,6 +81,8 @@ def where(training: TrainingConfig) -> dict:
     on_gpu = training.accelerator != "cpu" and torch.cuda.is_available()
     if training.accelerator == "gpu" and not on_gpu:
         raise UserError("--training.accelerator gpu: no GPU that PyTorch can use was found")
+    if on_gpu and training.devices > (count := torch.cuda.device_count()):
+        raise UserError(f"--training.devices {training.devices}: this machine has {count}")
     device = torch.device("cuda" if on_gpu else "cpu")
     bf16 = training.precision == "bf16" or (training.precision == "auto" and has_bf16(device))
     return {

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import decode
+from asr.attention.mala import MalaOptions
 from asr.checkpoints.checkpoint import load_model, pack_recipe, write_checkpoint
 from asr.checkpoints.export import export
 from asr.data import audio
@@ -387,6 +388,10 @@ def test_forgetting_is_an_option_of_decoding(checkpoint, capsys):
     softmax = Model(ModelConfig("softmax", encoder=EncoderConfig(dim=16, layers=1, heads=2)), 9)
     with pytest.raises(UserError, match=r"--forget 5: this model's attention \(softmax\) does not forget"):
         let_forget(softmax, 5.0)
+    tiny = EncoderConfig(dim=16, layers=1, heads=2)
+    released = Model(ModelConfig("mala", options={"mala": MalaOptions(form="released")}, encoder=tiny), 9)
+    with pytest.raises(UserError, match=r"--forget: only with --mala.form centred, and this is released"):
+        let_forget(released, 5.0)
 
 
 def test_options_of_streams_want_a_stream(checkpoint):

@@ -30,6 +30,19 @@ def test_command_line_beats_the_file(tmp_path):
     assert (config.model.attention, config.training.steps, config.training.seconds) == ("linear", 9, 30.0)
 
 
+@pytest.mark.parametrize("option", [["--out", "new"], ["--attention=softmax"]])
+def test_a_file_behind_does_not_replace_what_run_it_is(tmp_path, option):
+    path = tmp_path / "config.yaml"
+    path.write_text("out: old\nattention: linear\n")
+    with pytest.raises(
+        UserError, match=rf"^{option[0].partition('=')[0]} .*: --config .* behind it says (old|linear)"
+    ):
+        parse_config([*option, "--config", str(path)])
+    assert (
+        parse_config([*option, "--config", str(path), "--out=new", "--attention", "mala"]).out.name == "new"
+    )
+
+
 def test_a_dumped_configuration_reads_back(tmp_path):
     config = parse_config(
         ["--out", "x", "--attention", "mala", "--mala.form", "released", "--encoder.dim", "8"]
@@ -95,6 +108,8 @@ def test_model_configuration_survives_as_plain_values(attention):
         (["--attention", "mala,,softmax"], "--attention mala,,softmax: '' is unknown"),
         (["--training.steps", "many"], "training.steps"),
         (["--training.steps", "0"], "--training.steps 0: out of range"),
+        (["--training.seed", "-1"], "--training.seed -1: out of range"),
+        (["--training.weight_decay", "-1"], "--training.weight_decay -1.0: out of range"),
         (["--encoder.batch_norm", "frozen"], "frozen: without --init there are no statistics"),
         (["--mala.form", "eq99"], "mala.form"),
         (["--no-such-option", "1"], "no-such-option"),

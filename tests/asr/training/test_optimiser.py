@@ -90,3 +90,11 @@ def test_parameters_that_stand_still_are_left_out(optimiser):
     made = make_optimiser(module, TrainingConfig(optimiser=optimiser))
     held = {id(p) for group in made.param_groups for p in group["params"]}
     assert held == {id(p) for p in (*module[0].parameters(), *module[2].parameters())}
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_an_lstm_s_matrices_are_no_biases(kind):
+    module = nn.LSTM(3, 4)
+    groups = make_optimiser(module, TrainingConfig(optimiser=kind, weight_decay=0.1)).param_groups
+    without = {id(p) for group in groups if not group["weight_decay"] for p in group["params"]}
+    assert {name for name, p in module.named_parameters() if id(p) in without} == {"bias_ih_l0", "bias_hh_l0"}

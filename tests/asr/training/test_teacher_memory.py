@@ -52,6 +52,13 @@ def test_in_other_batches_it_says_the_same(teacher, monkeypatch):
         assert torch.allclose(x[found.valid], y[found.valid], rtol=2e-3, atol=2e-3)
 
 
+def test_what_is_recalled_is_what_was_learnt_from(teacher):
+    """So that a run that was killed, which finds more there than it had, goes on alike."""
+    heard, recalled = teach(teacher, "abc"), teach(teacher, "abc")
+    assert torch.equal(heard.log_probs, recalled.log_probs)
+    assert all(torch.equal(heard.stream[depth], recalled.stream[depth]) for depth in (1, 2))
+
+
 def test_a_batch_with_one_that_is_new_is_heard(teacher):
     teach(teacher, "ab")
     found = teach(teacher, "bc")

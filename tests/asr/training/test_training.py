@@ -68,6 +68,17 @@ def test_training_leaves_what_decoding_and_resuming_need(run):
     assert all(v.isfinite().all() for v in content["state_dict"].values() if v.is_floating_point())
 
 
+@pytest.mark.parametrize("blocks", ["0", "1"])
+def test_attention_with_the_teachers_own_weights_begins_without_error(run, capsys, blocks):
+    softmax = ("--attention", "softmax", "--training.steps", "2")
+    teacher = str(run(*softmax) / "checkpoints" / "last.ckpt")
+    options = (*softmax, "--init", teacher, "--training.teacher", teacher, "--training.ctc", "0")
+    options += ("--training.distil_attention", "1", "--training.distil_start", "nearest")
+    run(*options, "--training.distil_blocks", blocks, out="student")
+    found = re.search(r"relative error starts at (\S+) and not (\S+)", capsys.readouterr().out)
+    assert max(map(float, found.groups())) < 1e-9
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_resuming_goes_on_with_the_batches_not_seen_yet(run, workers):
     options = ("--data.workers", workers, "--frontend.speeds", "[1.0]", "--training.validate_every", "2")
@@ -262,9 +273,10 @@ def test_last_is_the_last_even_where_dev_gets_worse(run, monkeypatch):
 
 
 def test_the_last_so_many_checkpoints_are_kept_and_averaged(run, tmp_path):
-    options = ("--training.validate_every", "1", "--training.keep", "2")
-    folder = run("--training.steps", "4", *options) / "checkpoints"
-    run("--resume", "auto", *options)
+    options = ("--training.validate_every", "1", "--training.keep")
+    folder = run("--training.steps", "4", *options, "4") / "checkpoints"
+    assert len(list(folder.glob("step-*.ckpt"))) == 4
+    run("--resume", "auto", *options, "2")  # fewer from now on
     kept = sorted(folder.glob("step-*.ckpt"))
     assert [path.name for path in kept] == ["step-00000005.ckpt", "step-00000006.ckpt"]
     contents = [read_checkpoint(path) for path in kept]
@@ -424,6 +436,7 @@ class TestHeads:
         ("options", "message"),
         [
             (["--head", "hybrid"], "random weights would stay so; it wants --init"),
+            (["--head", "hybrid", "--resume", "auto"], "random weights would stay so; it wants --init"),
             (["--init", "PATH"], "no loss is left that trains anything"),
             (["--init", "PATH", "--head", "transducer"], "there is no ctc; --head is transducer"),
         ],
