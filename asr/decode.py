@@ -1,6 +1,7 @@
 """What decode.py does: decode splits and report WER, transcribe recordings, or stream."""
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from asr.attention.linear import CentredAttention
-from asr.checkpoints.checkpoint import Recipe, check_tokenizer
+from asr.checkpoints.checkpoint import Recipe, check_tokenizer, digest_of_weights
 from asr.data import audio
 from asr.data.manifest import Utterance, find_manifest, read_manifest
 from asr.data.pcm import read_pcm
@@ -265,7 +266,8 @@ def describe_run(
         "head": args.head,
         "parameters": sum(p.numel() for p in model.parameters()),
         "computed": describe(model),
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
+        "weights": digest_of_weights(model.state_dict()),
     }
     if written := {
         split: str(splits.styles[split]) for split in args.splits if splits.styles[split] != Style()
@@ -402,9 +404,10 @@ def _read_manifests(args: argparse.Namespace, tuned_on: list[str]) -> dict[str, 
     for split, utterances in manifests.items():
         if not any(utterance.text.strip() for utterance in utterances):
             raise UserError(f"{split}.jsonl: no utterance has a word to score against")
-    ids = {utterance.id for split in tuned_on for utterance in manifests[split]}
+    # An id alone need not tell: NeMo's manifests have none, and two files may be called alike.
+    known = {(utterance.id, utterance.text) for split in tuned_on for utterance in manifests[split]}
     for split in args.splits:
-        if split not in tuned_on and any(utterance.id in ids for utterance in manifests[split]):
+        if split not in tuned_on and any((item.id, item.text) in known for item in manifests[split]):
             raise UserError(
                 f"{split} shares utterances with {' + '.join(tuned_on)}, on which the LM weight would be "
                 "tuned; name another dev split with --tune-on"

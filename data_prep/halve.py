@@ -7,7 +7,7 @@ that has less speech so far, so the result depends on the manifest alone.
 """
 
 import argparse
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from asr.data.manifest import Utterance, read_manifest, write_manifest
@@ -26,7 +26,7 @@ def halve(utterances: list[Utterance]) -> tuple[list[Utterance], list[Utterance]
     return tuple([u for u in utterances if u.speaker in part] for part in (first, second))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write the two manifests."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.halve",
@@ -35,8 +35,14 @@ def main() -> None:
     )
     parser.add_argument("--manifest", type=Path, nargs="+", required=True, help="one, or several pooled")
     parser.add_argument("--out", type=Path, nargs=2, required=True, help="the two manifests to write")
-    args = parser.parse_args()
-    parts = halve([utterance for path in args.manifest for utterance in read_manifest(path)])
+    args = parser.parse_args(argv)
+    if args.out[0].absolute() == args.out[1].absolute():
+        raise UserError(f"--out {args.out[0]}: named twice; the halves go to two files")
+    utterances = [utterance for path in args.manifest for utterance in read_manifest(path)]
+    twice = [id for id, number in Counter(item.id for item in utterances).items() if number > 1]
+    if twice:
+        raise UserError(f"--manifest: {twice[0]} is in it twice; rename one, or halve each alone")
+    parts = halve(utterances)
     if not all(parts):
         raise UserError(f"{args.manifest[0]}: one speaker only; it cannot be divided by speaker")
     for path, part in zip(args.out, parts, strict=True):

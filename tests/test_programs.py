@@ -386,6 +386,8 @@ BAD_DECODING = {
         ["--lm", "{data}/3gram.bin", "--tune-on", "all"],
         "test shares utterances with all",
     ),
+    "a beam without a search": (["--beam", "8"], "--beam and --expansions want --lm"),
+    "a split twice": (["--splits", "test", "test"], "--splits test: named twice"),
     "nothing to score": (["--splits", "silent"], r"silent\.jsonl: no utterance has a word"),
 }
 

@@ -234,10 +234,17 @@ def weights_of(content: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def digest_weights(digest: "hashlib._Hash", weights: Mapping[str, Tensor]) -> None:
-    """Add weights, on the CPU, to a digest."""
+    """Add weights to a digest."""
     for name, value in sorted(weights.items()):
         digest.update(name.encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+
+
+def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights and their names, in hex."""
+    digest = hashlib.sha256()
+    digest_weights(digest, weights)
+    return digest.hexdigest()
 
 
 def _check_sizes(content: dict[str, Any], recipe: Recipe, path: str | Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from asr.checkpoints.checkpoint import build_model, read_trained
+from asr.checkpoints.checkpoint import build_model, digest_of_weights, read_trained
 from asr.checkpoints.eight_bits import from_eight_bits, to_eight_bits
 from asr.checkpoints.folder import write_folder
 from asr.checkpoints.model_card import model_card, read_results
@@ -50,7 +50,7 @@ def export_content(content: dict[str, Any], path: Path, out: Path, options: Expo
     model, recipe = build_model(content, path)
     parameters = sum(p.numel() for p in model.parameters())
     results = options.results
-    found = read_results(results, path, recipe.model, parameters) if results else None
+    found = read_results(results, path, digest_of_weights(model.state_dict())) if results else None
     trained = content["global_step"], float(content.get("audio_seconds", 0))
     averaged = bool(content.get("average"))
     origin = content["origin"]

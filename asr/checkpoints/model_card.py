@@ -36,7 +36,7 @@ _CARD = """\
 With the recipe's programs (`decode.py --help`), this folder in the place of a checkpoint:
 
     python decode.py --checkpoint FOLDER --audio talk.flac
-    python decode.py --checkpoint FOLDER --data data/NAME --splits test --out results{lm}
+    python decode.py --checkpoint FOLDER --data data/NAME --splits test --out results{decoding}
 
 Recordings of other rates are resampled and channels averaged. `python train.py --init FOLDER` starts
 training from these weights{onnx}.
@@ -135,11 +135,10 @@ def model_card(
     transducer = config.transducer
     size = f" (LSTM {transducer.layers} x {transducer.hidden}, joint network {transducer.joint})"
     steps, seconds = trained
-    lm = ""
+    decoding = f" --head {results['head']}" if results and len(config.heads) > 1 else ""
     if results and "lm_weight" in results:
-        lm = " \\\n        --lm LM.bin"
-        lm += f" --lm-weight {results['lm_weight']:g} --word-score {results['word_score']:g}"
-        lm += f" --unknown-penalty {results['unknown_penalty']:g}"
+        decoding += " \\\n        --lm LM.bin"
+        decoding += "".join(f" --{name.replace('_', '-')} {results[name]:g}" for name in _weights(results))
     return _CARD.format(
         attention=config.attention,
         kind_of_head=title,
@@ -166,7 +165,7 @@ def model_card(
         stored=stored,
         origin=_origin(origin, steps, about) if origin else about or _UNKNOWN_ORIGIN,
         results=_results(results) if results else "No table was given when the model was exported.",
-        lm=lm,
+        decoding=decoding,
     )
 
 
@@ -195,33 +194,24 @@ def _origin(origin: Sequence[Source], steps: int, about: str) -> str:
     )
 
 
-def read_results(
-    folder: str | Path, checkpoint: Path, config: ModelConfig, parameters: int
-) -> dict[str, Any]:
+def read_results(folder: str | Path, checkpoint: Path, digest: str) -> dict[str, Any]:
     """The content of decode.py's wer.json.
 
     Raises:
-        UserError: it is missing, is not one, or is of another checkpoint than this one, which has that
-            configuration and so many parameters.
+        UserError: it is missing, is not one, or is of other weights than this checkpoint's, which have that
+            digest (``digest_of_weights``).
     """
     path = Path(folder) / "wer.json"
     if not path.is_file():
         raise UserError(f"{path}: no such file; --results wants a folder that decode.py --out has written")
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        found = results["attention"], results["parameters"]
+        found = results["weights"]
         _results(results)  # finds what else is missing
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: not a wer.json of this version's decode.py; decode again") from None
-    if found != (config.attention, parameters):
-        raise UserError(
-            f"{path}: of another model: {found[0]}, {found[1]} parameters; "
-            f"this one is {config.attention}, {parameters} parameters"
-        )
-    decoded = Path(results["checkpoint"])
-    same = decoded.resolve() == checkpoint.resolve() if decoded.exists() else decoded.name == checkpoint.name
-    if not same:
-        raise UserError(f"{path}: of {decoded}, not of {checkpoint}; export that one, or decode this one")
+    if found != digest:
+        raise UserError(f"{path}: of other weights than {checkpoint} has now; decode that one")
     return results
 
 
@@ -237,8 +227,8 @@ def _results(results: dict[str, Any]) -> str:
     if "lm_weight" in results:
         tuned = ", ".join(_cell(split) for split in results["tuned_on"])
         origin = f"tuned on {tuned}" if tuned else "given, not tuned"
-        weights = f" LM weight {results['lm_weight']:g}, word score {results['word_score']:g}, "
-        weights += f"unknown penalty {results['unknown_penalty']:g}, {origin}."
+        given = (f"{text} {results[name]:g}" for name, text in _weights(results).items())
+        weights = f" {', '.join(given)}, {origin}."
         weights += " The LM is not in this folder."
     if scored := results.get("scored"):
         each = "; ".join(f"{_cell(split)} {_cell(style)}" for split, style in scored.items())
@@ -249,6 +239,13 @@ def _results(results: dict[str, Any]) -> str:
         checkpoint=_cell(results["checkpoint"]),
         weights=weights,
     )
+
+
+def _weights(results: dict[str, Any]) -> dict[str, str]:
+    """The weights of an LM's search, in words; of those that not every search has, where they count."""
+    always = {"lm_weight": "LM weight", "word_score": "word score", "unknown_penalty": "unknown penalty"}
+    some = {"ilm_weight": "ILM weight", "ctc_weight": "CTC weight"}
+    return always | {name: text for name, text in some.items() if results.get(name)}
 
 
 def _cell(text: str) -> str:

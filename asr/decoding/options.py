@@ -282,8 +282,10 @@ def _check_others(args: argparse.Namespace) -> None:
         raise UserError("--segment-seconds wants --audio")
     if args.segment_seconds and not 1 <= args.segment_seconds <= 3600:
         raise UserError(f"--segment-seconds {args.segment_seconds:g}: must lie between 1 and 3600, or be 0")
-    if args.audio and (args.splits or args.tune_on):
-        raise UserError("--splits and --tune-on want --data")
+    if not args.data and (args.splits or args.tune_on or args.tune_utterances):
+        raise UserError("--splits, --tune-on and --tune-utterances want --data")
+    if args.timestamps and args.format != "txt":
+        raise UserError(f"--timestamps wants --format txt; {args.format} has times")
 
 
 def _check_splits(args: argparse.Namespace) -> None:
@@ -293,6 +295,8 @@ def _check_splits(args: argparse.Namespace) -> None:
         raise UserError("--data wants --splits and --out")
     for option, splits in (("--splits", args.splits), ("--tune-on", args.tune_on)):
         for split in splits:
+            if splits.count(split) > 1:
+                raise UserError(f"{option} {split}: named twice")
             if "/" in split:  # ./test would pass for no test set
                 raise UserError(f"{option} {split}: wants names of splits in --data, and no paths")
 
@@ -327,6 +331,8 @@ def _check_weights(args: argparse.Namespace) -> None:
             raise UserError(f"{spell(name)} {value:g}: must lie between {-most:g} and {most:g}")
     if args.tune_on and not args.lm:
         raise UserError("--tune-on wants --lm")
+    if (args.beam is not None or args.expansions != EXPANSIONS) and not args.searches:
+        raise UserError("--beam and --expansions want --lm, --words or --n-best: else decoding is greedy")
     if args.ctc_weight and not args.searches:
         raise UserError("--ctc-weight wants --lm, --words or --n-best: greedy decoding has one hypothesis")
 

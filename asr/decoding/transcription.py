@@ -363,7 +363,8 @@ class Output:
         """Each recording's file, in ``folder``: NAME.FORMAT, or where several have that, NAME.ENDING.FORMAT.
 
         Raises:
-            UserError: two recordings have one file, or it is one of the ``arguments``.
+            UserError: two recordings have one file, or it is one of the ``arguments``, or a text beside its
+                recording.
         """
         inputs = {normpath(argument.absolute()) for argument in arguments}
         targets = {recording: self.folder / f"{recording.name}.{self.form}" for recording in recordings}
@@ -382,6 +383,12 @@ class Output:
                 )
             if normpath(target.absolute()) in inputs:
                 raise UserError(f"--out {self.folder}: would overwrite {target}; name another folder")
+            beside = target.parent.resolve() == recording.path.parent.resolve()
+            if self.form == "txt" and beside and target.exists():
+                raise UserError(
+                    f"--out {self.folder}: would overwrite {target}, which may be the recording's own "
+                    "transcript; name another folder"
+                )
             taken[target] = recording
         return targets
 

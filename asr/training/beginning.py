@@ -1,6 +1,5 @@
 """What a run begins from: another model's configuration and weights (--init)."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from asr.checkpoints.checkpoint import (
     LAST,
-    digest_weights,
+    digest_of_weights,
     read_checkpoint,
     read_last,
     read_origin,
@@ -58,9 +57,7 @@ def model_to_begin_from(init: str, resume: str, out: Path) -> ModelConfig | None
 
 def digest_of(path: str) -> str:
     """Changes with the weights that ``start_from`` would take."""
-    digest = hashlib.sha256()
-    digest_weights(digest, weights_of(read_trained(path)))
-    return digest.hexdigest()
+    return digest_of_weights(weights_of(read_trained(path)))
 
 
 def start_from(model: Model, config: ModelConfig, path: str, tokenizer: Tokenizer) -> list[str]:

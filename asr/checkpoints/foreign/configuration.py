@@ -7,8 +7,7 @@ not listed here is refused too: it may change what the model computes.
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from asr.checkpoints.foreign.plain_yaml import read_yaml
 from asr.errors import UserError
 from asr.model.config import ModelConfig
 from asr.model.conformer import EncoderConfig, SubsamplingConfig
@@ -121,8 +120,8 @@ class Imported:
 def parse_config(data: bytes, name: str, edges: str = "auto") -> Imported:
     """``convert_config`` of a YAML file's content."""
     try:
-        config = yaml.safe_load(data.decode())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError):
+        config = read_yaml(data.decode())
+    except (ValueError, RecursionError):
         raise UserError(f"{name}: not YAML of plain values") from None
     return convert_config(config, name, edges)
 

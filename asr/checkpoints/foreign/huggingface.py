@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
 from asr.checkpoints.foreign.configuration import Options
+from asr.checkpoints.foreign.plain_yaml import read_yaml
 from asr.errors import UserError
 
 CONFIG, FEATURES, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
@@ -149,8 +149,8 @@ def _licence(path: Path) -> str:
     """The ``license`` of a model card's front matter."""
     try:
         parts = path.read_text(encoding="utf-8").split("---")
-        return str(yaml.safe_load(parts[1])["license"])[:100] if not parts[0].strip() else ""
-    except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError, yaml.YAMLError):
+        return str(read_yaml(parts[1])["license"])[:100] if not parts[0].strip() else ""
+    except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError):
         return ""
 
 

@@ -143,7 +143,7 @@ def _points(ax, names: Sequence[str], systems: Sequence[tuple[str, Sequence[Grou
 
 def _distances(rates: Sequence[float], intervals: Sequence[tuple[float, float]]) -> np.ndarray:
     """Whiskers (2, n): a percentile interval may, with few utterances, leave the rate itself out."""
-    low, high = np.array(intervals).T
+    low, high = np.array(intervals).reshape(-1, 2).T  # also of none
     return np.maximum([np.array(rates) - low, high - np.array(rates)], 0)
 
 

@@ -308,6 +308,10 @@ def test_outputs_never_meet(tmp_path):
         plan(output, ("t.wav", "t"), ("t.flac", "t"), ("t.wav.mp3", "t.wav"))
     with pytest.raises(UserError, match=r"would overwrite x\.txt"):
         plan(Output("txt", folder=Path()), ("x.wav", "x"))
+    (tmp_path / "talk.txt").write_text("what was said, by hand")
+    with pytest.raises(UserError, match=r"would overwrite .*talk\.txt, which may be the recording's own"):
+        plan(Output("txt", folder=tmp_path), (str(tmp_path / "talk.wav"), "talk"))
+    assert plan(output, (str(tmp_path / "talk.wav"), "talk")) == [tmp_path / "talk.json"]
 
 
 def test_captions_of_several_want_a_folder(model, tokenizer, paths, tmp_path, capsys):

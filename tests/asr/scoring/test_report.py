@@ -325,6 +325,13 @@ def test_speakers_and_lengths_may_be_unknown(tmp_path, systems):
         make_report(*systems, by="speaker")
 
 
+def test_speakers_that_one_system_s_manifest_lacks(tmp_path):
+    unknown = [replace(item, speaker="unknown") for item in utterances()]
+    folders = write(tmp_path / "old", 0.4, spoken=unknown), write(tmp_path / "new", 0.1)
+    write_report(make_report(*folders), tmp_path / "out")
+    assert "unknown" in Page((tmp_path / "out" / "report.html").read_text()).text
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_a_faultless_system_and_a_useless_one(tmp_path, share):
     spoken = [replace(item, text=item.text if index else "") for index, item in enumerate(utterances(8))]

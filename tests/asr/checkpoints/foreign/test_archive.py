@@ -132,6 +132,16 @@ def test_code_in_the_configuration_is_not_run(tmp_path):
     refused(path, "not YAML of plain values")
 
 
+def test_a_few_bytes_of_yaml_are_no_gigabytes(tmp_path):
+    path = tmp_path / "large.nemo"
+    lists = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30))
+    with tarfile.open(path, "w") as archive:
+        add_member(archive, "model_config.yaml", f"a0: &a0 x\n{lists}tokenizer: {{type: *a29}}\n".encode())
+        add_member(archive, "model_weights.ckpt", b"")
+        add_member(archive, "0_tokenizer.model", TOKENIZER)
+    refused(path, "not YAML of plain values")
+
+
 def test_compressed_weights_are_refused():
     """PyTorch stores; a record of a few bytes could become gigabytes."""
     plain, packed = io.BytesIO(), io.BytesIO()
