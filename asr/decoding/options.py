@@ -284,8 +284,6 @@ def _check_others(args: argparse.Namespace) -> None:
         raise UserError(f"--segment-seconds {args.segment_seconds:g}: must lie between 1 and 3600, or be 0")
     if not args.data and (args.splits or args.tune_on or args.tune_utterances):
         raise UserError("--splits, --tune-on and --tune-utterances want --data")
-    if args.timestamps and args.format != "txt":
-        raise UserError(f"--timestamps wants --format txt; {args.format} has times")
 
 
 def _check_splits(args: argparse.Namespace) -> None:
