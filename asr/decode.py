@@ -404,15 +404,22 @@ def _read_manifests(args: argparse.Namespace, tuned_on: list[str]) -> dict[str, 
     for split, utterances in manifests.items():
         if not any(utterance.text.strip() for utterance in utterances):
             raise UserError(f"{split}.jsonl: no utterance has a word to score against")
-    # An id alone need not tell: NeMo's manifests have none, and two files may be called alike.
-    known = {(utterance.id, utterance.text) for split in tuned_on for utterance in manifests[split]}
+    known = {mark for split in tuned_on for item in manifests[split] for mark in _marks(item)}
     for split in args.splits:
-        if split not in tuned_on and any((item.id, item.text) in known for item in manifests[split]):
+        if split not in tuned_on and any(_marks(item) & known for item in manifests[split]):
             raise UserError(
                 f"{split} shares utterances with {' + '.join(tuned_on)}, on which the LM weight would be "
                 "tuned; name another dev split with --tune-on"
             )
     return manifests
+
+
+def _marks(utterance: Utterance) -> set[tuple]:
+    """What tells an utterance: its id, with its text or its length.
+
+    An id alone need not: NeMo's manifests have none, and files of two splits may be called alike.
+    """
+    return {(utterance.id, utterance.text), (utterance.id, round(utterance.duration, 2))}
 
 
 def _tune(

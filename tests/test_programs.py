@@ -37,6 +37,9 @@ def data(corpus, tmp_path_factory):
     dev, test = (read_manifest(folder / f"{split}.jsonl") for split in ("dev", "test"))
     write_manifest(folder / "dev.jsonl", dev[:3])  # on which weights are tuned: at some fifty points
     write_manifest(folder / "all.jsonl", [*dev, *test])
+    write_manifest(
+        folder / "reworded.jsonl", [dataclasses.replace(item, text=f"{item.text} A") for item in test]
+    )
     write_manifest(folder / "silent.jsonl", [dataclasses.replace(item, text="") for item in test])
     # As if the recipe had made them: its own corpus is larger, and its tokenizer has more pieces.
     (folder / "markers.sh").write_text(MARKERS.format(root=ROOT))
@@ -388,6 +391,10 @@ BAD_DECODING = {
     ),
     "a beam without a search": (["--beam", "8"], "--beam and --expansions want --lm"),
     "a split twice": (["--splits", "test", "test"], "--splits test: named twice"),
+    "dev that holds test with other words": (
+        ["--lm", "{data}/3gram.bin", "--tune-on", "reworded"],
+        "test shares utterances with reworded",
+    ),
     "nothing to score": (["--splits", "silent"], r"silent\.jsonl: no utterance has a word"),
 }
 

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from little_corpus import TEXT
 
@@ -100,6 +100,7 @@ def test_without_weights_the_best_path_is_taken(tokenizer, model, seed, sure, te
     ),
     beam=st.sampled_from([10, 100]),
 )
+@example(seed=305, sure=4.0, text="THE GOAT SAT", weights=(0.7, 0.5, CLOSED), beam=100)
 @settings(max_examples=40, deadline=None)
 def test_the_search_finds_what_the_plain_one_finds(tokenizer, model, seed, sure, text, weights, beam):
     log_probs = posteriors(tokenizer, text, hold=2, sure=sure, seed=seed)
@@ -114,8 +115,18 @@ def test_the_search_finds_what_the_plain_one_finds(tokenizer, model, seed, sure,
     )
     # It leaves out what is too unlikely to matter, no more.
     assert pieces == plain
-    # A full beam drops alignments of the best one too, and by ranks that differ a little not quite the same.
-    assert score == pytest.approx(plain_score, abs=0.1)
+    if score != pytest.approx(plain_score, abs=1e-2):
+        # A full beam drops alignments of the best one too, by ranks that differ a little. What it drops shows
+        # in a wider one, and the two may differ by no more than a tenth of that.
+        wider = prefix_beam_search(
+            log_probs,
+            tokenizer.spoken(),
+            lm_files.vocabulary(model),
+            lm_files.load(model),
+            Weights(*weights),
+            10 * beam,
+        )[1]
+        assert score == pytest.approx(plain_score, abs=0.1 * (wider - plain_score))
 
 
 def test_what_was_decoded_before_changes_nothing(tokenizer, model):
