@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 from torch import Tensor
-from torchaudio.functional import resample
 
 from asr.attention.fused import set_mode
 from asr.checkpoints.checkpoint import Recipe, load_model
-from asr.data.audio import MAX_PEAK
+from asr.data.audio import MAX_PEAK, check_rate, resampled
 from asr.data.recordings import Recording, Samples, look_at
 from asr.decoding import BEAM, EXPANSIONS, TRANSDUCER_BEAM
 from asr.decoding.captions import Transcript
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from asr.decoding.beam import BeamPool
     from asr.decoding.transducer_beam import TransducerSearch
 
+_POOLS = 4  # searches that a Transcriber keeps
 Audio = str | Path | np.ndarray | Tensor
 
 
@@ -214,10 +214,12 @@ class Transcriber:
             yield outcome
 
     def pool(self, lm: LanguageModel) -> "BeamPool | TransducerSearch":
-        """The beam search with an LM and hotwords; made once, ended by ``close``."""
-        if lm not in self._pools:
-            self._pools[lm] = self._search(lm)
-        return self._pools[lm]
+        """The beam search with an LM and hotwords; the last few are kept, until ``close``."""
+        found = self._pools.pop(lm, None) or self._search(lm)
+        self._pools[lm] = found  # as the newest
+        while len(self._pools) > _POOLS:  # each has its LM in memory
+            self._pools.pop(next(iter(self._pools))).__exit__()
+        return found
 
     def _search(self, lm: LanguageModel) -> "BeamPool | TransducerSearch":
         # Numba and KenLM are imported here: greedy decoding does without.
@@ -275,6 +277,8 @@ def _recording(item: Audio, number: int, sample_rate: int) -> Recording | UserEr
         [found] = look_at(Path(item))
         return found
     name = f"array {number}"
+    if isinstance(item, np.ndarray):  # reversed, of another byte order or read-only, as PyTorch takes none
+        item = np.array(item, item.dtype.newbyteorder("="))
     samples = torch.as_tensor(item)
     if samples.ndim != 1 or not samples.numel():
         raise UserError(
@@ -287,7 +291,6 @@ def _recording(item: Audio, number: int, sample_rate: int) -> Recording | UserEr
     samples = samples.detach().cpu().float()
     if not samples.abs().max() <= MAX_PEAK:  # put this way round, the test catches NaN too
         raise UserError(f"{name}: samples must lie in [-1, 1]")
-    if sample_rate != SAMPLE_RATE:
-        samples = resample(samples, sample_rate, SAMPLE_RATE)
-    samples = samples.clamp(-1, 1)
+    check_rate(name, sample_rate)
+    samples = torch.cat(list(resampled([samples], sample_rate, SAMPLE_RATE))).clamp(-1, 1)
     return Samples(Path(name), Path(name), len(samples) / SAMPLE_RATE, samples=samples)

@@ -85,11 +85,22 @@ def stream(path: str | Path, sample_rate: int = 16000, part: Part = WHOLE) -> It
 
     with _opened(path) as file:
         blocks = map(torch.from_numpy, _mono_blocks(file, part))
-        ratio = Fraction(sample_rate, file.samplerate).limit_denominator(1000)
-        if ratio != 1:
-            blocks = _resampled(blocks, ratio.denominator, ratio.numerator)
-        for block in blocks:
+        for block in resampled(blocks, file.samplerate, sample_rate):
             yield block.clamp(-1, 1)
+
+
+def resampled(blocks: Iterable["torch.Tensor"], old: float, new: int) -> Iterator["torch.Tensor"]:
+    """Blocks of samples (S,) fp32 at ``old`` Hz, at ``new`` Hz, to which ``stream`` says how exactly."""
+    ratio = (new / Fraction(float(old))).limit_denominator(1000)
+    yield from blocks if ratio == 1 else _resampled(blocks, ratio.denominator, ratio.numerator)
+
+
+def check_rate(name: str | Path, rate: float) -> None:
+    """Raise AudioError where no recording has such a sample rate (Hz)."""
+    least, most = _RATES
+    if not least <= rate <= most:
+        message = f"{name}: a sample rate of {rate} Hz, not between {least} and {most}"
+        raise AudioError(f"{message}; correct it, or resample the recording", "sample rate")
 
 
 def duration(path: str | Path) -> float:
@@ -145,10 +156,7 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
     with file:
         if file.frames > _LONGEST:
             raise AudioError(f"{path}: its header does not say how long it is; encode it again")
-        least, most = _RATES
-        if not least <= file.samplerate <= most:
-            message = f"{path}: a sample rate of {file.samplerate} Hz, not between {least} and {most}"
-            raise AudioError(f"{message}; correct its header, or resample it", "sample rate")
+        check_rate(path, file.samplerate)
         try:
             yield file
         except soundfile.LibsndfileError as error:
@@ -208,7 +216,7 @@ def _frames(file: soundfile.SoundFile, part: Part) -> tuple[int, int]:
 
 
 def _resampled(blocks: Iterable["torch.Tensor"], old: int, new: int) -> Iterator["torch.Tensor"]:
-    """``resample`` from ``old`` to ``new``, without a common factor, and without seams between blocks."""
+    """As ``resampled``, between rates without a common factor; without seams between blocks."""
     import torch
     from torchaudio.functional import resample
 

@@ -61,7 +61,7 @@ class Caption:
 
 
 def make_captions(words: Sequence[Word]) -> list[Caption]:
-    """Words to captions that follow each other without overlap.
+    """Words to captions that follow each other without overlap, unless two begin at once.
 
     A caption ends at a pause, or before a word that would make it too long to show or to read. A word longer
     than a line has a line to itself.
@@ -72,12 +72,16 @@ def make_captions(words: Sequence[Word]) -> list[Caption]:
             groups.append([])
         groups[-1].append(word)
     captions = [Caption(group[0].start, group[-1].end, _wrap(group)) for group in groups]
-    # CTC's words end early, and a short caption is hard to read.
     following = [*(caption.start for caption in captions), math.inf][1:]
-    return [
-        replace(caption, end=max(caption.end, min(caption.start + SHORTEST, start)))
-        for caption, start in zip(captions, following, strict=True)
-    ]
+    return [_shown_until(caption, start) for caption, start in zip(captions, following, strict=True)]
+
+
+def _shown_until(caption: Caption, following: float) -> Caption:
+    """With an end that suits the eye, and the start of the following caption."""
+    if following <= caption.start:  # a transducer may say two words on one frame
+        return caption
+    # CTC's words end early, and a short caption is hard to read; a transducer's end with the next one begun.
+    return replace(caption, end=min(max(caption.end, caption.start + SHORTEST), following))
 
 
 def _fits(group: Sequence[Word], word: Word) -> bool:

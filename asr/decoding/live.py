@@ -50,7 +50,7 @@ class Session:
         seconds: of a chunk.
         words: what makes words of log-probabilities; None: greedy decoding.
         pause: seconds without a piece that end an utterance, after which decoding begins anew (the encoder
-            goes on); 0: none ends before the stream.
+            goes on); 0: there are no utterances, and ``ended`` stays empty.
 
     Raises:
         UserError: see ``Model.stream``.
@@ -82,7 +82,7 @@ class Session:
         return _joined(list(self.finish_each()))
 
     def finish_each(self) -> Iterator[Heard]:
-        """As ``finish``, one by one: each ends an utterance, the last one where anything was said."""
+        """As ``finish``, one by one: each ends an utterance, where there are any and anything was said."""
         return self._decode(self.stream.finish().cpu().numpy(), True)
 
     def _decode(self, log_probs: np.ndarray, last: bool) -> Iterator[Heard]:

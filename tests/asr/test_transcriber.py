@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import decode
@@ -15,7 +16,7 @@ from asr import LanguageModel, Transcriber, load
 from asr.checkpoints.folder import write_folder
 from asr.data import audio
 from asr.data.manifest import read_manifest
-from asr.data.recordings import find_recordings
+from asr.data.recordings import Samples, find_recordings
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.weights import Weights
 from asr.errors import UserError
@@ -113,6 +114,43 @@ def test_samples_of_another_rate_and_length(model, folder, paths):
     assert whole.duration == pytest.approx(len(samples) / 48_000, abs=1e-3)
     in_parts = load(folder, batch_seconds=1.0).transcribe(samples, sample_rate=48_000, timestamps=True)
     assert in_parts.text == whole.text and in_parts.words == whole.words
+
+
+def test_arrays_as_files_and_pipes_give_them(model, paths, recwarn):
+    samples = (audio.load(paths[0]) * 32768).round().short().numpy()
+    found = model.transcribe(samples)
+    backwards = np.ascontiguousarray(samples[::-1])
+    for item in (samples.astype(">i2"), np.frombuffer(samples.tobytes(), np.int16), backwards[::-1]):
+        assert model.transcribe(item) == found
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("rate", [44_101, 44_100.0])
+def test_any_rate_is_resampled_as_files_are(model, paths, rate, tmp_path):
+    samples = audio.load(paths[0], 44_100)
+    soundfile.write(tmp_path / "a.wav", samples.numpy(), int(rate), "FLOAT")
+    assert model.transcribe(samples, sample_rate=rate).text == model.transcribe(tmp_path / "a.wav").text
+
+
+@pytest.mark.parametrize("rate", [0, -8000, 3999, 768_001, float("nan")])
+def test_rates_that_no_recording_has_are_refused(model, rate):
+    with pytest.raises(UserError, match=f"array 0: a sample rate of {rate} Hz, not between 4000 and 768000"):
+        model.transcribe(np.zeros(100), sample_rate=rate)
+
+
+def test_recordings_of_one_name_are_told_apart(model, paths):
+    items = [Samples(Path("a"), Path("a"), 3.0, samples=audio.load(path)) for path in paths]
+    expected = [model.transcribe(item.samples).text for item in items]
+    assert [found.text for found in model.transcribe_each(items)] == expected
+    assert len(set(expected)) > 1
+
+
+def test_searches_that_are_kept_are_few(model, paths, lm_path):
+    def texts(hotwords):
+        return [model.transcribe(paths[0], lm=lm_path, words=[word]).text for word in hotwords]
+
+    hotwords = ["A", "THE", "HAT", "CAT", "DOG", "A HAT"]
+    assert texts(hotwords) == texts(hotwords) and len(model._pools) == 4
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def transcripts(draw) -> Transcript:
     words, now = [], draw(st.integers(0, 20_000_000))  # milliseconds: up to some hours
     letters = st.text("ABC'<&>", min_size=1, max_size=12) | st.just("A" * 60)
     for text in draw(st.lists(letters, max_size=60)):
-        now += draw(st.integers(0, 400) | st.integers(0, 5000))
+        now = max(0, now + draw(st.integers(-39, 400) | st.integers(0, 5000)))  # transducers' words overlap
         start, now = now, now + draw(st.integers(40, 900))
         words.append(Word(text, start / 1000, now / 1000, 0.5))
     return Transcript("a.wav", now / 1000, " ".join(word.text for word in words), words)
@@ -121,6 +121,11 @@ def test_by_hand():
         "text": "HELLO WORLD AGAIN",
         "words": [vars(word) for word in words],
     }
+
+
+def test_words_of_one_frame_are_both_shown():
+    words = [Word(text, 1.0, 1.04, 0.5) for text in ("A" * LINE, "B" * LINE, "C")]
+    assert [caption.end > caption.start for caption in make_captions(words)] == [True, True]
 
 
 def test_ctm_has_the_times_of_the_file():
