@@ -14,7 +14,7 @@ import torch
 from asr.attention.linear import CentredAttention
 from asr.checkpoints.checkpoint import Recipe, check_tokenizer, digest_of_weights
 from asr.data import audio
-from asr.data.manifest import Utterance, find_manifest, read_manifest
+from asr.data.manifest import Utterance, find_manifest, find_splits, read_manifest
 from asr.data.pcm import read_pcm
 from asr.data.recordings import Recording
 from asr.data.style import Style, style_of
@@ -457,10 +457,10 @@ def _tune(
 
 def _dev_splits(args: argparse.Namespace) -> list[str]:
     """The splits to tune on: those named, or else all dev* in --data."""
-    found = args.tune_on or sorted(path.stem for path in args.data.glob("dev*.jsonl") if "." not in path.stem)
+    found = args.tune_on or find_splits(args.data, "dev")
     if not found:
         raise UserError(
-            f"--data {args.data}: no dev*.jsonl to tune the LM weight on; name a split with --tune-on, "
+            f"--data {args.data}: no split dev* to tune the LM weight on; name a split with --tune-on, "
             "or give --lm-weight, --word-score and --unknown-penalty"
         )
     return found

@@ -19,11 +19,10 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
-import kaldi_native_fbank
 import numpy as np
-import sherpa_onnx
 import torch
 from common import ROOT, make_parser
 from imports import make_recordings, train_benchmark_tokenizer
@@ -70,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         waveforms = [audio.load(path) for path in args.audio or make_recordings(folder, SECONDS)]
-        print(f"sherpa-onnx {sherpa_onnx.__version__}")
+        print(f"sherpa-onnx {version('sherpa-onnx')}")
         print(f"{'':24}  its features  our features  letters", flush=True)
         for name in [args.model.name] if args.model else args.models or CASES:
             path = args.model or random_model(name, folder / "models" / name)
@@ -117,6 +116,8 @@ def compare(path: Path, waveforms: list[Tensor], out: Path) -> str:
 
 def by_sherpa(folder: Path, waveforms: list[Tensor]) -> list[Said]:
     """What sherpa-onnx says."""
+    import sherpa_onnx  # not above, so that --help can be read without it
+
     graphs = {name: str(folder / f"{name}.onnx") for name in ("encoder", "decoder", "joiner")}
     recogniser = sherpa_onnx.OfflineRecognizer.from_transducer(
         **graphs, tokens=str(folder / "tokens.txt"), model_type="nemo_transducer", num_threads=1
@@ -138,6 +139,8 @@ def our_features(model: Model, waveform: Tensor) -> Tensor:
 
 def sherpa_features(model: Model, waveform: Tensor) -> Tensor:
     """(T, mels) as sherpa-onnx 2.0.1 makes them for NeMo's transducers."""
+    import kaldi_native_fbank
+
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.dither = 0
     options.frame_opts.snip_edges = False

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 from asr.data import audio
-from asr.data.manifest import Utterance
+from asr.data.manifest import Utterance, read_manifest
 from asr.data.recordings import Recording, find_recordings
 from asr.data.tokenizer import train_tokenizer
 from asr.errors import UserError, run_program
@@ -38,6 +38,7 @@ from data_prep.librispeech import Fault, decode_all, refusal, write_split
 from data_prep.transcripts import TABLES, beside, read_table
 
 SPEAKER = "unknown"
+HELD_OUT = ("dev", "test")
 
 
 @dataclass(frozen=True)
@@ -194,9 +195,10 @@ def main(argv: list[str] | None = None) -> None:
     faults += [found for found in results if isinstance(found, Fault)]
     if faults and (not args.skip_bad or not utterances):
         raise refusal(faults, total)
-    parts = hold_out(utterances, {"dev": args.dev, "test": args.test})
+    parts = hold_out(utterances, {name: getattr(args, name) for name in HELD_OUT})
     if not parts[""]:
         raise UserError(f"{args.out}: too few recordings or speakers to hold out --dev and --test")
+    _check_left(args.out, parts)
     if args.pieces:  # before anything is written: a text may not support so many
         tokenizer = train_tokenizer([item.text for item in parts[""]], args.pieces)
         atomic_write(args.out.parent / "tokenizer.model", tokenizer)
@@ -227,6 +229,17 @@ def hold_out(utterances: list[Utterance], shares: dict[str, float]) -> dict[str,
     return {name: sorted(part, key=lambda item: order[item.id]) for name, part in parts.items()}
 
 
+def _check_left(out: Path, parts: dict[str, list[Utterance]]) -> None:
+    """Raise UserError where an earlier run held out what this one does not."""
+    taken = {Path(item.audio).resolve() for part in parts.values() for item in part}
+    for name in HELD_OUT:
+        path = out.parent / f"{name}.jsonl"
+        if parts[name] or path == out or not path.exists():
+            continue
+        if any(Path(item.audio).resolve() in taken for item in read_manifest(path)):
+            raise UserError(f"{path}: its recordings would be in {out} too; give --{name}, or remove it")
+
+
 def _check(args: argparse.Namespace) -> None:
     """Raise UserError where options do not go together."""
     if args.out.suffix != ".jsonl":
@@ -235,8 +248,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--seconds and --jobs must be 1 or more")
     if not (0 <= args.dev < 1 and 0 <= args.test < 1 and args.dev + args.test < 1):
         raise UserError("--dev and --test are shares of the audio: 0 or more, and below 1 together")
-    held_out = {name for name in ("dev", "test") if getattr(args, name)}
-    if args.out.stem in held_out:
+    if args.out.stem in HELD_OUT and getattr(args, args.out.stem):
         raise UserError(f"--out {args.out}: would be overwritten by --{args.out.stem}; call it train.jsonl")
     if args.pieces and not args.transcripts:
         raise UserError("--pieces wants --transcripts")

@@ -101,7 +101,7 @@ parse_options() {
 
 # check_training OPTIONS...: what train.py would say to its options, said before the first stage.
 check_training() {
-  [ "$stop_stage" -lt 3 ] || python -m asr.training.config "$@" "${train_options[@]+"${train_options[@]}"}"
+  [ "$stop_stage" -lt 3 ] || python -m asr.training.check "$@" "${train_options[@]+"${train_options[@]}"}"
 }
 
 # decode OUT OPTIONS...: decode.py with each head of the model. A hybrid's results lie in a folder each; a

@@ -21,10 +21,12 @@ from typing import Any
 from unicodedata import normalize
 
 from asr.data.audio import Part
-from asr.data.foreign_manifests import is_kaldi, read_kaldi, reader
+from asr.data.foreign_manifests import SCP, is_kaldi, read_kaldi, reader
 from asr.data.json_lines import Row, read_json_lines
 from asr.errors import UserError
 from asr.files import atomic_write
+
+SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,22 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     return utterances
 
 
+def is_manifest(path: Path) -> bool:
+    """Whether a path is a manifest's, or a folder of Kaldi's; a wav.scp alone is a list of recordings."""
+    return path.name.endswith(SUFFIXES) or (path.name != SCP and is_kaldi(path))
+
+
 def find_manifest(folder: Path, split: str) -> Path:
     """The manifest of a split: ``folder``/SPLIT.jsonl, SPLIT.jsonl.gz, or SPLIT, a folder of Kaldi's."""
-    plain, *others = (folder / name for name in (f"{split}.jsonl", f"{split}.jsonl.gz", split))
+    plain, *others = (folder / f"{split}{suffix}" for suffix in (*SUFFIXES, ""))
     return next((path for path in (plain, *others) if path.is_file() or is_kaldi(path)), plain)
+
+
+def find_splits(folder: Path, start: str) -> list[str]:
+    """The splits of a folder whose names begin so, sorted; a name with a dot in it is no split's."""
+    found = (path.name for path in folder.glob(f"{start}*") if is_manifest(path))
+    names = {name.removesuffix(".gz").removesuffix(".jsonl") for name in found}
+    return sorted(name for name in names if "." not in name)
 
 
 def _rows(path: Path) -> Iterator[Row]:

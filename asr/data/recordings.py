@@ -11,13 +11,12 @@ from torch import Tensor
 
 from asr.data import EACH, MIX, audio
 from asr.data.audio import WHOLE, Part
-from asr.data.foreign_manifests import SCP, is_kaldi, scp_path
-from asr.data.manifest import Utterance, read_manifest
+from asr.data.foreign_manifests import scp_path
+from asr.data.manifest import Utterance, is_manifest, read_manifest
 from asr.errors import UserError
 from asr.model.frames import SAMPLE_RATE
 
 LISTS = (".txt", ".lst", ".scp")
-MANIFESTS = (".jsonl", ".jsonl.gz")
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def _look_at(item: Recording, channel: str) -> Iterator[Recording | UserError]:
 def _entries(argument: Path) -> Iterator[Recording | UserError]:
     """What an argument names, of length 0 where nothing says it: recordings, and folders that hold some."""
     try:
-        if _is_manifest(argument):
+        if is_manifest(argument):
             yield from (_of_utterance(item, argument) for item in read_manifest(argument))
             return
         if argument.suffix.lower() not in LISTS or argument.is_dir():
@@ -160,11 +159,6 @@ def _entries(argument: Path) -> Iterator[Recording | UserError]:
         yield UserError(f"{argument}: cannot be read: {error.strerror}")
     else:
         yield from _listed(argument, [line.strip() for line in lines if line.strip()])
-
-
-def _is_manifest(path: Path) -> bool:
-    # A wav.scp alone is a list of recordings; with its folder, its segments count.
-    return path.name.endswith(MANIFESTS) or (path.name != SCP and is_kaldi(path))
 
 
 def _of_utterance(utterance: Utterance, manifest: Path) -> Recording | UserError:

@@ -69,11 +69,11 @@ class Session:
         self._pauses = Pauses(math.ceil(pause / model.framing.seconds))
         self._said: list[Word] = []  # of this utterance
 
-    def feed(self, samples: Tensor) -> Heard:
+    def feed(self, samples: Tensor | np.ndarray) -> Heard:
         """Hear more: (S,) at 16 kHz, floats in [-1, 1] or 16-bit integers."""
         return _joined(list(self.listen(samples)))
 
-    def listen(self, samples: Tensor) -> Iterator[Heard]:
+    def listen(self, samples: Tensor | np.ndarray) -> Iterator[Heard]:
         """As ``feed``, one by one: each but the last ends an utterance."""
         return self._decode(self.stream.feed(samples).cpu().numpy(), False)
 

@@ -21,7 +21,7 @@ from unicodedata import normalize
 import kenlm
 from tqdm import tqdm
 
-from asr.data.manifest import read_manifest
+from asr.data.manifest import is_manifest, read_manifest
 from asr.errors import UserError
 from asr.files import require_room, work_folder
 from asr.lm import ngram
@@ -80,13 +80,13 @@ def perplexity(model: kenlm.Model, sentences: Iterable[str]) -> dict[str, float 
 
 
 def read_sentences(paths: Iterable[str | Path]) -> Iterator[str]:
-    """Yield the sentences, in NFC, of text files (plain, .gz, .xz) and manifests (.jsonl); no blank lines.
+    """Yield the sentences, in NFC, of text files (plain, .gz, .xz) and manifests; no blank lines.
 
     Raises:
         UserError: a file that is missing, empty, a damaged archive, or not UTF-8 text.
     """
     for path in map(Path, paths):
-        if not path.is_file():
+        if not path.is_file() and not (path.is_dir() and is_manifest(path)):
             raise UserError(f"{path}: no such file")
         found = False
         try:
@@ -212,7 +212,7 @@ def _check_usable(binary: Path) -> None:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    if path.suffix == ".jsonl":
+    if is_manifest(path):
         return (utterance.text for utterance in read_manifest(path))
     return text_lines(path)
 
@@ -322,7 +322,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--text",
         nargs="+",
         metavar="FILE",
-        help="training text, a sentence a line, plain or .gz or .xz; or manifests (.jsonl)",
+        help="training text, a sentence a line, plain or .gz or .xz; or manifests, Kaldi's folders too",
     )
     source.add_argument(
         "--arpa", metavar="FILE", help="a finished model, plain or .gz or .xz; nothing is estimated"

@@ -8,6 +8,7 @@ convolution's last frames. So memory, and time for a second of speech, do not gr
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,12 +54,13 @@ class Stream:
         self._finished = False
 
     @torch.inference_mode()
-    def feed(self, samples: Tensor) -> Tensor:
+    def feed(self, samples: Tensor | np.ndarray) -> Tensor:
         """Hear more.
 
         Args:
-            samples: (S,) at 16 kHz, any number of them: floats in [-1, 1] or 16-bit integers. What is no
-                number becomes 0, and what is out of range is clipped: a fault does not outlast itself.
+            samples: (S,) at 16 kHz, a tensor or an array, any number of them: floats in [-1, 1] or 16-bit
+                integers. What is no number becomes 0, and what is out of range is clipped: a fault does not
+                outlast itself.
 
         Returns:
             log-probabilities (N, classes) fp32 of the frames that this completes, on the model's device;
@@ -68,7 +70,7 @@ class Stream:
             raise ValueError("the stream has been finished")
         found = []
         # A long recording given at once is taken in parts.
-        for part in samples.split(AT_ONCE * self._factor * HOP):
+        for part in torch.as_tensor(samples).split(AT_ONCE * self._factor * HOP):
             part = as_float(part.to(self._device)).to(self._samples.dtype)
             part = self._preparer.push(part.nan_to_num(0.0, 1.0, -1.0).clamp(-1, 1))
             self._samples = torch.cat((self._samples, part))

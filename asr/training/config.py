@@ -13,7 +13,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from asr.attention import ATTENTIONS, parse_attention
-from asr.errors import UserError, run_program
+from asr.errors import UserError
 from asr.model.config import HEADS, ModelConfig, check_ranges, model_ranges, model_to_dict
 from asr.model.conformer import SIZES, EncoderConfig
 from asr.model.frontend import FrontendConfig
@@ -267,6 +267,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
     _check_order(argv, parsed)
     config = _to_config(parsed)
     _check_mechanisms(argv, given, config.model.attention)
+    _check_effect(argv, config)
     _check_heads(given, config.model.head)
     return config
 
@@ -390,7 +391,7 @@ def _check_mechanisms(argv: list[str], given: Namespace, attention: str) -> None
         attention: what is chosen.
     """
     chosen = parse_attention(attention)
-    on_command_line = [word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")]
+    on_command_line = _options_in(argv)
     for option in on_command_line:
         mechanism = option.partition(".")[0]
         if mechanism in ATTENTIONS and mechanism not in chosen:
@@ -402,6 +403,24 @@ def _check_mechanisms(argv: list[str], given: Namespace, attention: str) -> None
             f"--config {files}: holds options of {', '.join(others)}, but the attention is {attention}; take "
             "them out, or choose with --attention on the command line"
         )
+
+
+def _check_effect(argv: list[str], config: Config) -> None:
+    """Raise UserError for options on the command line that nothing would look at."""
+    wants = {} if config.training.chunks else {"training.chunk_share": "--training.chunks"}
+    if config.model.frontend.kind != "nemo":
+        wants["frontend.edges"] = "--frontend.kind nemo"
+    for name, options in config.model.options.items():
+        if getattr(options, "forget", "") == "none":
+            wants |= dict.fromkeys((f"{name}.half_life", f"{name}.spread"), f"--{name}.forget")
+    for option in _options_in(argv):
+        if option in wants:
+            raise UserError(f"--{option}: wants {wants[option]}, or it has no effect")
+
+
+def _options_in(argv: list[str]) -> list[str]:
+    """The names of the options on a command line."""
+    return [word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")]
 
 
 def _to_config(parsed: Namespace) -> Config:
@@ -630,8 +649,3 @@ def _check_frozen(training: TrainingConfig, model: ModelConfig) -> None:
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) if lines else type(error).__name__
-
-
-if __name__ == "__main__":
-    # A recipe asks before its first stage whether its last but one will be understood.
-    run_program(lambda: parse_config() and None)

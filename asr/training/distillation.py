@@ -191,7 +191,7 @@ def load_teacher(config: TrainingConfig, student: ModelConfig, tokenizer: Tokeni
         if needed and not same:
             raise UserError(f"--training.{name}: the teacher's features are not the student's")
     if config.distils_layers:
-        check_chunks(model, config)
+        check_chunks(model.encoder, config)
     digest = _digest(model, found.model)
     shuffle = round(60 * config.shuffle_minutes / found.model.framing.seconds)
     staged = config.distil_blocks + config.distil_stages > 0

@@ -55,7 +55,7 @@ def train(config: Config) -> None:
     check_beginning(config.training, config.model, bool(before or config.init))
     data = TrainingData(config, tokenizer)
     task = TrainingTask(config, tokenizer)
-    check_chunks(task.model, config.training)
+    check_chunks(task.model.encoder, config.training)
     task.digests = dict(data.digests)
     task.teacher = load_teacher(config.training, config.model, tokenizer)
     if config.model.frontend.normalise == "running" and not before:

@@ -6,6 +6,7 @@ from asr.data.batches import collate, some_speech
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
+from asr.model.conformer import Encoder
 from asr.model.frames import valid_frames
 from asr.model.frontend import as_float
 from asr.model.recogniser import Model
@@ -26,9 +27,9 @@ def validation_chunk(config: TrainingConfig) -> int:
     return max(config.chunks) if config.chunks and config.chunk_share == 1 else 0
 
 
-def check_chunks(model: Model, config: TrainingConfig) -> None:
-    """Raise UserError where there are chunks that the model's attention cannot take."""
-    for name, attention in model.encoder.mechanisms.items():
+def check_chunks(encoder: Encoder, config: TrainingConfig) -> None:
+    """Raise UserError where there are chunks that the encoder's attention cannot take."""
+    for name, attention in encoder.mechanisms.items():
         if config.chunks and (reason := attention.chunk_refusal()):
             raise UserError(f"--training.chunks {config.chunks}: {name} cannot work chunk by chunk: {reason}")
 

@@ -50,7 +50,7 @@ check_training "${training[@]}"
 # After the user's options: their steps and batches are meant for the training that follows.
 first=("${training[@]}" "${train_options[@]+"${train_options[@]}"}" --config recipes/mini_librispeech/synthetic.yaml
   --training.steps "$synthetic_steps" --out "$out/synthetic")
-[ "$synthetic" = no ] || [ "$stop_stage" -lt 4 ] || python -m asr.training.config "${first[@]}"
+[ "$synthetic" = no ] || [ "$stop_stage" -lt 4 ] || python -m asr.training.check "${first[@]}"
 
 dev=dev-clean-2
 source=(--root data/downloads --download mini)

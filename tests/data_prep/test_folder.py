@@ -132,6 +132,12 @@ def test_a_corpus_with_transcripts_is_one_command_from_training(tmp_path, named,
     assert Tokenizer.load(tmp_path / "data" / "tokenizer.model").pieces <= 16
     again = prepare(tmp_path, tmp_path / named, options=options)
     assert again == found
+    # What was held out is not trained on while its manifest says that it is held out.
+    with pytest.raises(UserError, match=r"test\.jsonl: its recordings would be in .*give --test, or"):
+        prepare(tmp_path, tmp_path / named, options=options[:3])
+    assert read_manifest(tmp_path / "data" / "mine.jsonl") == found
+    (tmp_path / "data" / "test.jsonl").unlink()
+    assert len(prepare(tmp_path, tmp_path / named, options=options[:3])) == 4
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.data.manifest import Utterance, find_splits, read_manifest, write_manifest
 from asr.errors import UserError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -115,6 +115,16 @@ def test_another_encoding_is_named(tmp_path):
     path.write_bytes('{"text": "ÉTÉ"}'.encode("latin-1"))
     with pytest.raises(UserError, match=r"latin\.jsonl: not UTF-8 text"):
         read_manifest(path)
+
+
+def test_splits_of_every_kind_are_found(tmp_path):
+    for name in ("dev.jsonl", "dev-b.jsonl", "dev-b.jsonl.gz", "dev-a.jsonl.gz", "test.jsonl"):
+        (tmp_path / name).touch()
+    for name in ("dev.excluded.jsonl", "dev.txt", "devices/x", "dev-kaldi/wav.scp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_splits(tmp_path, "dev") == ["dev", "dev-a", "dev-b", "dev-kaldi"]
+    assert find_splits(tmp_path, "train") == []
 
 
 def test_programs_that_only_read_manifests_do_not_wait_for_pytorch():

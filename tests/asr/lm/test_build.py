@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import lzma
 import math
 import os
@@ -13,7 +14,9 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import UserError
@@ -202,6 +205,18 @@ def _xz_damaged(content):
     return bytes(packed)
 
 
+def test_manifests_of_every_kind_are_read(tmp_path):
+    rows = [{"audio_filepath": "a.wav", "duration": 1.0, "text": text} for text in ("THE CAT", "A DOG")]
+    with gzip.open(tmp_path / "nemo.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    kaldi = tmp_path / "kaldi"
+    kaldi.mkdir()
+    soundfile.write(tmp_path / "r.wav", np.zeros(16000), 16000)
+    (kaldi / "wav.scp").write_text("r1 ../r.wav\n")
+    (kaldi / "text").write_text("r1 ON A MAT\n")
+    assert list(lm.read_sentences([tmp_path / "nemo.jsonl.gz", kaldi])) == ["THE CAT", "A DOG", "ON A MAT"]
+
+
 def _without_bytes(value) -> str:
     """A parameter in a test's name: archives differ from one collection to the next."""
     return value if isinstance(value, str) else ""
@@ -211,6 +226,7 @@ def _without_bytes(value) -> str:
     ("name", "content", "message"),
     [
         ("missing.txt", None, "no such file"),
+        ("missing.jsonl", None, "no such file"),
         ("empty.txt", b"", "holds no text"),
         ("blank.txt", b" \n\n", "holds no text"),
         ("latin1.txt", "NAÏVE".encode("latin-1"), "not UTF-8"),

@@ -52,7 +52,7 @@ def whole(model: Model, waveform: torch.Tensor, chunk: int) -> torch.Tensor:
 def streamed(model: Model, waveform: torch.Tensor, chunk: int, sizes) -> torch.Tensor:
     stream, found, start = Stream(model, chunk), [], 0
     for size in sizes:
-        found.append(stream.feed(waveform[start : start + size]))
+        found.append(stream.feed(waveform[start : start + size].numpy()))  # or a tensor
         start += size
     found.append(stream.feed(waveform[start:]))
     return torch.cat([*found, stream.finish()])

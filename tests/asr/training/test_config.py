@@ -1,6 +1,4 @@
 import re
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -165,8 +163,23 @@ def test_help_explains_every_option(capsys):
         assert words in text
 
 
-def test_checking_a_configuration_does_not_wait_for_lightning():
-    program = "import sys; from asr.training.config import parse_config; parse_config(['--out', 'x']); "
-    program += "print('lightning' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+FORGETS = ["--mala.forget", "learnt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "also"),
+    [
+        (["--training.chunk_share", "0.3"], ["--training.chunks", "[4]"]),
+        (["--frontend.edges=old"], ["--frontend.kind", "nemo"]),
+        (["--mala.half_life", "100"], FORGETS),
+        (["--mala.spread", "2"], FORGETS),
+    ],
+)
+def test_options_that_nothing_would_look_at_are_refused_on_the_command_line(options, also, tmp_path):
+    name = options[0].split("=")[0]
+    with pytest.raises(UserError, match=f"^{re.escape(name)}: wants {also[0]}.*, or it has no effect$"):
+        parse_config(["--out", "x", *options])
+    complete = parse_config(["--out", "x", *options, *also])
+    (tmp_path / "c.yaml").write_text(dump_config(complete))
+    chunks, kind = ("--training.chunks", "[]"), ("--frontend.kind", "htk")
+    parse_config(["--config", str(tmp_path / "c.yaml"), *chunks, *kind, "--mala.forget", "none"])
