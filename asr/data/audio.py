@@ -90,7 +90,7 @@ def stream(path: str | Path, sample_rate: int = 16000, part: Part = WHOLE) -> It
 
 
 def resampled(blocks: Iterable["torch.Tensor"], old: float, new: int) -> Iterator["torch.Tensor"]:
-    """Blocks of samples (S,) fp32 at ``old`` Hz, at ``new`` Hz, to which ``stream`` says how exactly."""
+    """Blocks of samples (S,) fp32 from ``old`` Hz to ``new`` Hz, as exactly as ``stream`` says."""
     ratio = (new / Fraction(float(old))).limit_denominator(1000)
     yield from blocks if ratio == 1 else _resampled(blocks, ratio.denominator, ratio.numerator)
 
