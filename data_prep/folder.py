@@ -70,7 +70,7 @@ def find(
     Raises:
         UserError: two would have the same id.
     """
-    sources: dict[str, Source] = {}
+    sources, taken = [], {}
     faults = []
     for found in _recordings(arguments):
         if not isinstance(found, Recording):
@@ -85,12 +85,14 @@ def find(
                 continue
         else:
             found = replace(found, text="")
-        if id in sources:
-            raise UserError(f"{found.path}: {sources[id].path} has the same id, {id}; rename one of the two")
         pieces = max(1, math.ceil(found.seconds / seconds))
         ids = [id] if pieces == 1 else [f"{id}.{number}-of-{pieces}" for number in range(1, pieces + 1)]
-        sources[id] = Source(id, found, [folder / f"{name}.wav" for name in ids])
-    return list(sources.values()), faults
+        for name in dict.fromkeys([id, *ids]):
+            if name in taken:
+                raise UserError(f"{found.path}: {taken[name]} has the same id, {name}; rename one of the two")
+            taken[name] = found.path
+        sources.append(Source(id, found, [folder / f"{name}.wav" for name in ids]))
+    return sources, faults
 
 
 def _recordings(arguments: list[Path]) -> Iterator[Recording | UserError]:
@@ -210,23 +212,42 @@ def main(argv: list[str] | None = None) -> None:
 def hold_out(utterances: list[Utterance], shares: dict[str, float]) -> dict[str, list[Utterance]]:
     """Utterances by split: of each in ``shares`` so much of the audio, the rest under "".
 
-    Whole speakers where there are several, else single utterances. Which, is a function of the names alone,
-    so that a corpus that grows keeps most of its parts.
+    Whole speakers where there are several, else single utterances, as where nobody knows the speaker. In
+    which order, is a function of the names alone, so that a corpus that grows keeps most of its parts. Who
+    says more than twice as much as is wanted is held out only where nobody says less.
     """
-    by_speaker = len({item.speaker for item in utterances}) > len(shares)
-    units: dict[str, list[Utterance]] = defaultdict(list)
-    for item in utterances:
-        units[item.speaker if by_speaker else item.id].append(item)
-    total = sum(item.duration for item in utterances)
+    units = _units(utterances, by_speaker=True)
+    if len(units) <= len(shares):
+        units = _units(utterances, by_speaker=False)
+    seconds = {unit: sum(item.duration for item in items) for unit, items in units.items()}
+    total = sum(seconds.values())
     parts: dict[str, list[Utterance]] = {name: [] for name in ("", *shares)}
-    waiting = sorted(units, key=lambda name: hashlib.sha256(name.encode()).digest())
+    waiting = sorted(units, key=lambda unit: hashlib.sha256(unit[1].encode()).digest())
     for name, share in shares.items():
-        while waiting and sum(item.duration for item in parts[name]) < share * total:
-            parts[name] += units[waiting.pop()]
+        wanted, held, passed = share * total, 0.0, []
+        while waiting and held < wanted:
+            unit = waiting.pop()
+            if held + seconds[unit] > 2 * wanted:
+                passed.append(unit)
+                continue
+            parts[name] += units[unit]
+            held += seconds[unit]
+        if passed and not held:
+            parts[name] += units[passed.pop(passed.index(min(passed, key=seconds.get)))]
+        waiting += reversed(passed)
     for unit in waiting:
         parts[""] += units[unit]
     order = {item.id: place for place, item in enumerate(utterances)}
     return {name: sorted(part, key=lambda item: order[item.id]) for name, part in parts.items()}
+
+
+def _units(utterances: list[Utterance], by_speaker: bool) -> dict[tuple[bool, str], list[Utterance]]:
+    """What is held out as a whole: the utterances of a speaker who is known, or else each by itself."""
+    units = defaultdict(list)
+    for item in utterances:
+        known = by_speaker and item.speaker != SPEAKER
+        units[known, item.speaker if known else item.id].append(item)
+    return units
 
 
 def _check_left(out: Path, parts: dict[str, list[Utterance]]) -> None:

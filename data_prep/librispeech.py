@@ -226,6 +226,7 @@ def prepare(root: Path, out: Path, splits: list[str] | None, skip_bad: bool, job
     """
     require_writable(out)  # now, not after an hour of decoding
     found = find_splits(root)
+    splits = list(dict.fromkeys(splits)) if splits else splits
     candidates, faults = [], []
     for split in splits or found:
         if split not in found:

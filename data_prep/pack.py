@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ def _write_missing(out: Path, missing: list[Shard], records: dict[str, dict[str,
     """Write shards, and the record of each as soon as it is whole."""
     splits = {shard.split for shard in missing}
     for split in splits:
-        for leftover in out.glob(f".{split}.*.tmp"):  # of a run that was killed
+        path = out / split
+        for leftover in path.parent.glob(f".{escape(path.name)}.*.tmp"):  # of a run that was killed
             leftover.unlink()
     hours = sum(shard.hours for shard in missing)
     print(f"to pack: {hours:.2f} h in {len(missing)} files")
@@ -191,7 +193,7 @@ def _finish(out: Path, split: str, shards: list[Shard], records: dict[str, Recor
         return
     write_manifest(path, utterances)
     for name in records.keys() - {shard.path.name for shard in shards}:
-        (out / name).unlink(missing_ok=True)
+        path.with_name(name).unlink(missing_ok=True)
         del records[name]
     _write_records(out, split, records)
     print(f"{path}: {len(utterances)} utterances in {len(shards)} files")

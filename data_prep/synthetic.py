@@ -18,6 +18,7 @@ has no punctuation), some silence at both ends, and faint noise behind.
 """
 
 import argparse
+import io
 import math
 import multiprocessing
 import random
@@ -33,7 +34,7 @@ from tqdm import tqdm
 
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import UserError, run_program
-from asr.files import atomic_path, atomic_write
+from asr.files import atomic_write
 from asr.lm.build import read_sentences
 from asr.processes import cpu_count
 from data_prep.espeak import SAMPLE_RATE, speaker, variants
@@ -195,8 +196,9 @@ def _fresh_sentences(count: int, held_out: set[str], rng: random.Random) -> list
 
 def _speak(line: Line) -> Utterance:
     samples = _samples(line)
-    with atomic_path(line.audio) as temporary:
-        soundfile.write(temporary, samples.numpy(), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    memory = io.BytesIO()
+    soundfile.write(memory, samples.numpy(), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    atomic_write(line.audio, memory.getbuffer())
     return Utterance(
         id=line.id,
         audio=str(line.audio),

@@ -43,7 +43,13 @@ trap '[ -z "$running" ] || echo "error: stage $running failed; run the recipe ag
 from_caller() {
   case "$1" in
     "" | /*) echo "$1" ;;
-    *) realpath -m --relative-to=. "$caller/$1" ;;
+    . | .. | */. | */..) realpath -m --relative-to=. "$caller/$1" ;;
+    *) # Where it is a link, its own name counts, whose ending says what it is.
+      local folder
+      folder=$(realpath -m --relative-to=. "$(dirname "$caller/$1")")
+      [ "$folder" = . ] || printf '%s/' "$folder"
+      basename "$1"
+      ;;
   esac
 }
 

@@ -1,6 +1,7 @@
 """Recipes on real speech from beginning to end, in miniature."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -109,3 +110,26 @@ def test_mini_recipe_checks_what_it_is_to_begin_with(options, message, tmp_path)
     done = bash("recipes/mini_librispeech/run.sh", "--data", tmp_path / "x", *options)
     assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1 and not (tmp_path / "x").exists()
+
+
+def test_paths_of_the_caller_keep_the_names_of_links(tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "blob").write_text("A")
+    (tmp_path / "linked").symlink_to("texts")
+    (tmp_path / "novels.txt.xz").symlink_to("texts/blob")
+    script = f'source {ROOT}/recipes/stages.sh\nfor path in "$@"; do from_caller "$path"; done\n'
+    (tmp_path / "recipe.sh").write_text(script)
+    paths = [
+        "novels.txt.xz",
+        "linked/blob",
+        "linked/..",
+        "linked/../novels.txt.xz",
+        "/a/b",
+        "texts/",
+    ]
+    done = subprocess.run(
+        ["bash", "recipe.sh", *paths], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    found = [os.path.normpath(ROOT / line) for line in done.stdout.splitlines()]
+    expected = ["novels.txt.xz", "texts/blob", "", "novels.txt.xz", "/a/b", "texts"]
+    assert found == [os.path.normpath(tmp_path.resolve() / name) for name in expected]

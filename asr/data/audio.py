@@ -32,6 +32,7 @@ MAX_PEAK = 4.0  # lossy codecs overshoot full scale a little; more means samples
 # Hz. Half a telephone's, below which nothing is understood, to the fastest that studios record. Any other is
 # the header's fault, and would have a few bytes resampled to gigabytes, or many to nothing.
 _RATES = 4_000, 768_000
+_MP3_LEAD = 10 * 1152  # frames; a small one of MP3's own borrows bits from several before it
 _LONGEST = 1 << 62  # frames; libsndfile gives more where a FLAC from a pipe does not say
 
 
@@ -177,10 +178,8 @@ def _mono_blocks(file: soundfile.SoundFile, part: Part = WHOLE) -> Iterator[np.n
     if part.channel is not None and part.channel >= file.channels:
         raise AudioError(f"{file.name}: no channel {part.channel}: it has {file.channels}", "no such channel")
     first, wanted = _frames(file, part)
-    if first:
-        file.seek(first)
     decoded = 0
-    while len(block := file.read(min(_BLOCK, wanted - decoded), dtype="float32", always_2d=True)):
+    while len(block := _read(file, first + decoded, min(_BLOCK, wanted - decoded))):
         decoded += len(block)
         peak = np.abs(block).max()
         if not peak <= MAX_PEAK:  # put this way round, the test catches NaN too
@@ -197,6 +196,16 @@ def _mono_blocks(file: soundfile.SoundFile, part: Part = WHOLE) -> Iterator[np.n
     if first + decoded < file.frames - slack and decoded < wanted:
         message = f"{file.name}: truncated: {first + decoded} of {file.frames} frames are there"
         raise AudioError(message, "truncated")
+
+
+def _read(file: soundfile.SoundFile, first: int, most: int) -> np.ndarray:
+    """At most so many frames from ``first`` on, (frames, channels) float32."""
+    # Where its position is set, and soundfile sets it after every read too, an MP3 decoder lacks the bits
+    # that the next frames borrow from those before them. So some are decoded again, and dropped.
+    lead = min(first, _MP3_LEAD) if file.format == "MP3" else 0
+    if file.tell() != first - lead:
+        file.seek(first - lead)
+    return file.read(lead + most, dtype="float32", always_2d=True)[lead:]
 
 
 def _frames(file: soundfile.SoundFile, part: Part) -> tuple[int, int]:

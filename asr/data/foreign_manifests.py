@@ -112,13 +112,17 @@ def _segment(value: str, where: str) -> tuple[str, float, float | None]:
 def _nemo(rows: Iterable[Row], path: Path) -> Iterator[Row]:
     rows = list(rows)
     names = [Path(str(record.get("audio_filepath"))).stem for _, record in rows]
-    several, seen = Counter(names), Counter()
+    several, seen, taken = Counter(names), Counter(), set(names)
     for (where, record), name in zip(rows, names, strict=True):
         place = _place(_get(record, "audio_filepath", str, where), path.parent)
         start, seconds = record.get("offset"), record.get("duration")
-        seen[name] += 1
+        id = name
+        while several[name] > 1 and id in taken:
+            seen[name] += 1
+            id = f"{name}-{seen[name]}"
+        taken.add(id)
         found = {
-            "id": f"{name}-{seen[name]}" if several[name] > 1 else name,
+            "id": id,
             "audio": str(place),
             "duration": audio.duration(place) - (start or 0.0) if seconds is None else seconds,
             "text": record.get("text") or "",

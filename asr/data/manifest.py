@@ -154,6 +154,8 @@ def _checked(record: dict[str, Any], where: str, folder: Path) -> Utterance:
         raise UserError(f"{where}: id {record['id']!r} is empty or holds a blank")
     if "\n" in record["text"] or "\r" in record["text"]:
         raise UserError(f"{where}: the text goes over several lines")
-    record["audio"] = os.path.normpath(folder.absolute() / record["audio"])
+    # A folder above the manifest's: which, is clear only when links are followed.
+    base = folder.resolve() if ".." in Path(record["audio"]).parts else folder.absolute()
+    record["audio"] = os.path.normpath(base / record["audio"])
     record["text"] = normalize("NFC", record["text"])
     return Utterance(**{name: record[name] for name in types})

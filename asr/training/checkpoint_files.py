@@ -15,7 +15,23 @@ class CheckpointFiles(CheckpointIO):
         write_checkpoint(checkpoint, path)
 
     def load_checkpoint(self, path, map_location=None, weights_only: bool | None = None) -> dict:
-        return read_checkpoint(path)
+        content = read_checkpoint(path)
+        for state in content.get("callbacks", {}).values():
+            if isinstance(state, dict) and "dirpath" in state:
+                _move(state, Path(path).parent.resolve())
+        return content
 
     def remove_checkpoint(self, path) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def _move(state: dict[str, Any], folder: Path) -> None:
+    """Let a ModelCheckpoint find its checkpoints in the folder that it was read from: it may have moved."""
+
+    def moved(path: str) -> str:
+        return str(folder / Path(path).name) if path else path
+
+    state["dirpath"] = str(folder)
+    for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[name] = moved(state[name])
+    state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}

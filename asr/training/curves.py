@@ -35,7 +35,9 @@ class Curves(Callback):
         self.rate = 0.0  # learning rate of the step in progress
 
     def on_before_optimizer_step(self, trainer, task, optimizer) -> None:
-        self.rate = optimizer.param_groups[0]["lr"]  # the schedule moves it on with the step
+        # The schedule moves it on with the step. Groups differ in their rates, and follow one schedule.
+        group = optimizer.param_groups[0]
+        self.rate = task.config.training.peak_lr * group["lr"] / group["initial_lr"]
 
     def on_train_batch_end(self, trainer, task, outputs: Any, batch, index: int) -> None:
         step = trainer.global_step

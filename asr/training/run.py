@@ -104,7 +104,9 @@ def train(config: Config) -> None:
 
 
 def _fit(config: Config, task: TrainingTask, loader, data: TrainingData, before: Before | None) -> None:
-    saving = SaveInTime(config.out / "checkpoints" / LAST, config.training.checkpoint_minutes)
+    training = config.training
+    path = config.out / "checkpoints" / LAST
+    saving = SaveInTime(path, training.checkpoint_minutes, training.validate_every)
     warm_up = WarmUp(config, data.durations, [utterance.duration for utterance in data.dev])
     callbacks = [saving, RunRecord(config), EndTogether(config.training), warm_up]
     trainer = make_trainer(config, callbacks)

@@ -1,6 +1,7 @@
 """What a teacher said of each utterance, kept in a folder, so that it hears none twice."""
 
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.errors import UserError
-from asr.files import atomic_path
+from asr.files import atomic_write
 from asr.model.frames import valid_frames
 
 
@@ -67,8 +68,9 @@ class TeacherMemory:
         valid = valid_frames(lengths.to(whole.device), whole.shape[1])
         whole = whole.masked_fill(~valid[..., None], 0)
         for path, n, one in zip(paths, lengths.tolist(), whole.cpu(), strict=True):
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.save(file, one[:n].numpy())
+            memory = io.BytesIO()
+            np.save(memory, one[:n].numpy())
+            atomic_write(path, memory.getbuffer())
         return self._apart(whole, said.log_probs.shape[-1])
 
     def _apart(self, whole: Tensor, classes: int) -> Said:

@@ -19,18 +19,20 @@ class SaveInTime(Callback):
 
     SIGTERM is a cluster's warning before it takes the machine. A second Ctrl-C ends the run at once.
     With several ranks, after the next step whose number is a multiple of ten. A validation that is under
-    way is finished first.
+    way, or due after that step, is finished first, and saves: a checkpoint from before it would have the run
+    go on without it.
 
     Args:
         path: where to.
         minutes: greatest age of the last checkpoint; 0 for any.
+        validate_every: steps from one validation to the next.
 
     Attributes:
         stopped: the signal that the run ended for; 0 for none.
     """
 
-    def __init__(self, path: Path, minutes: float) -> None:
-        self.path, self.seconds = path, 60 * minutes
+    def __init__(self, path: Path, minutes: float, validate_every: int) -> None:
+        self.path, self.seconds, self.validate_every = path, 60 * minutes, validate_every
         self.asked = self.stopped = 0
         self.step = 0
         self.saved = time.monotonic()
@@ -54,12 +56,15 @@ class SaveInTime(Callback):
         # Asking the other ranks waits for the device; they are asked where a report waits for it anyway.
         if trainer.world_size > 1 and self.step % REPORT_EVERY:
             return
-        if wanted := self._agreed(trainer, task.device):
+        wanted = self._agreed(trainer, task.device)
+        validates = self.step % self.validate_every == 0
+        if wanted and not validates:
             trainer.save_checkpoint(self.path)
-            if wanted != _DUE:
-                self.stopped = wanted
-                trainer.should_stop = True
-                trainer.limit_val_batches = 0  # it would validate before it stops, and time is short
+        if wanted not in (0, _DUE):
+            self.stopped = wanted
+            trainer.should_stop = True
+            if not validates:  # it would before it stops, and time is short
+                trainer.limit_val_batches = 0
 
     def _note(self, number: int, _frame) -> None:
         self.asked = number

@@ -208,3 +208,26 @@ def test_what_has_no_transcript_is_refused_or_left_out(tmp_path):
     (tmp_path / "bad.csv").write_text("one,two\n1,2\n")
     with pytest.raises(UserError, match=r"bad.csv: its first line names no column path or audio"):
         prepare(tmp_path, tmp_path / "bad.csv", options=["--transcripts"])
+
+
+@pytest.mark.parametrize("most", ["unknown", "talkative"])
+def test_nobody_who_says_much_is_held_out(most):
+    for tag in "abcdefghij":
+        speakers = [most] * 60 + [f"{tag}{n % 10}" for n in range(30)]
+        items = [Utterance(f"{n}", "", 1.0, "A", speaker) for n, speaker in enumerate(speakers)]
+        parts = hold_out(items, {"dev": 0.1, "test": 0.1})
+        assert all(9 <= len(parts[name]) <= 18 for name in ("dev", "test"))
+        assert {item.id for part in parts.values() for item in part} == {item.id for item in items}
+
+
+def test_where_all_say_much_who_says_least_is_held_out():
+    items = [Utterance(f"{n}", "", 1.0, "A", "abcd"[n % 4] if n < 90 else "d") for n in range(100)]
+    found = hold_out(items, {"dev": 0.05})["dev"]
+    assert len({item.speaker for item in found}) == 1 and len(found) == 22
+
+
+def test_a_recording_called_like_another_ones_piece_is_named(tmp_path):
+    for name, seconds in (("x", 5.0), ("x.1-of-2", 1.0)):
+        write(tmp_path / "own" / f"{name}.wav", seconds)
+    with pytest.raises(UserError, match=r"has the same id, x\.1-of-2; rename one of the two"):
+        prepare(tmp_path, tmp_path / "own", options=["--seconds", "3"])

@@ -180,6 +180,13 @@ def test_out_that_cannot_be_written_is_told_at_once(root, out):
             prepare(root, place)
 
 
+def test_a_split_named_twice_is_written_once(root, out):
+    prepare(root, out, "--splits", "dev")
+    once = read_manifest(out / "dev.jsonl")
+    prepare(root, out, "--splits", "dev", "dev")
+    assert read_manifest(out / "dev.jsonl") == once
+
+
 def test_splits(root, out):
     with pytest.raises(UserError, match="--splits test: no utterance found; splits: dev train"):
         prepare(root, out, "--splits", "dev", "test")

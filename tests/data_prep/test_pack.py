@@ -288,3 +288,20 @@ def test_a_full_disk_is_told_and_leaves_nothing_half(data, tmp_path):
     assert set(names(data / "packed")) <= {*SHARDS, "train.shards.json"}
     run(data)  # somebody made room
     check(data)
+
+
+def test_splits_in_folders_leave_others_of_their_name_alone(data):
+    (data / "grammar").mkdir()
+    items = read_manifest(data / "train.jsonl")
+    write_manifest(data / "grammar" / "train.jsonl", items)
+
+    def files(folder):
+        return sorted(path.name for path in folder.glob("*.pcm"))
+
+    run(data)
+    options = ["--data", str(data), "--splits", "grammar/train", "--jobs", "1", "--shard-hours"]
+    pack.main([*options, str(1.35 / 3600)])
+    pack.main([*options, "1"])
+    assert files(data / "packed") == SHARDS and files(data / "packed" / "grammar") == SHARDS[:1]
+    check_only = read_manifest(data / "packed" / "grammar" / "train.jsonl")
+    assert [item.id for item in check_only] == [item.id for item in items]

@@ -271,6 +271,23 @@ def test_a_part_of_a_channel_is_what_lies_there(tmp_path, suffix):
         assert torch.allclose(part[same], whole[60000:132000][same], atol=1e-3)
 
 
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_an_mp3_has_no_seams_where_parts_or_blocks_begin(tmp_path, rate):
+    # Tones, hiss and rests: an encoder saves bits in rests and spends them where the others begin.
+    t = np.arange(12 * rate) / rate
+    samples = sum(0.05 * np.sin(2 * np.pi * hertz * t) for hertz in (120, 240, 600, 2400))
+    samples = samples * (np.sin(2 * np.pi * 2.3 * t) > 0)
+    hiss = np.random.default_rng(0).normal(size=len(t)) * (np.sin(2 * np.pi * 3.1 * t) > 0.9)
+    samples = (samples + 0.1 * hiss).clip(-0.95, 0.95)
+    path = write(tmp_path / "a.mp3", samples, rate)
+    whole = torch.from_numpy(soundfile.read(path, dtype="float32")[0])  # at once
+    assert torch.allclose(load(path, rate), whole, atol=1e-3)
+    for start in np.arange(0.5, 10.0, 0.14).tolist():
+        first = round(start * rate)
+        found = load(path, rate, audio.Part(start, 1.0))
+        assert torch.allclose(found, whole[first : first + rate], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("part", "message"),
     [

@@ -113,6 +113,14 @@ def test_a_manifest_of_nemo(folder):
     ]
 
 
+def test_ids_that_nemo_lacks_are_no_other_recordings_names(folder):
+    names = ["a/x.wav", "b/x.wav", "a/x-1.wav"]
+    path = lines(
+        folder / "x.jsonl", *({"audio_filepath": name, "duration": 1.0, "text": "A"} for name in names)
+    )
+    assert [item.id for item in read_manifest(path)] == ["x-2", "x-3", "x-1"]
+
+
 @pytest.mark.parametrize("named", ["kaldi", "kaldi/wav.scp"])
 def test_a_folder_of_kaldi(folder, named):
     scp = f"r1 ../wav/call.wav\nr2 {folder}/wav/talk.flac\n"

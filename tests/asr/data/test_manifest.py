@@ -117,6 +117,17 @@ def test_another_encoding_is_named(tmp_path):
         read_manifest(path)
 
 
+def test_a_folder_above_is_that_of_the_folder_itself_behind_a_link(tmp_path):
+    (tmp_path / "real" / "data").mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "data").symlink_to(tmp_path / "real" / "data")
+    row = {"id": "a", "audio": "../wav/a.wav", "duration": 1.0, "text": "A", "speaker": "s"}
+    (tmp_path / "real" / "data" / "train.jsonl").write_text(json.dumps(row) + "\n")
+    for folder in ("real", "home"):
+        [found] = read_manifest(tmp_path / folder / "data" / "train.jsonl")
+        assert found.audio == str((tmp_path / "real" / "wav" / "a.wav").resolve())
+
+
 def test_splits_of_every_kind_are_found(tmp_path):
     for name in ("dev.jsonl", "dev-b.jsonl", "dev-b.jsonl.gz", "dev-a.jsonl.gz", "test.jsonl"):
         (tmp_path / name).touch()

@@ -16,10 +16,12 @@ training: {seconds: 20, warmup: 15, validate_every: 10, precision: fp32, acceler
 """
 
 
-def test_a_run_that_goes_on_draws_on(corpus, tmp_path):
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_run_that_goes_on_draws_on(corpus, tmp_path, optimiser):
     (tmp_path / "tiny.yaml").write_text(TINY)
     arguments = ["--config", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run"), "--resume", "auto"]
     arguments += ["--data.folder", str(corpus), "--data.tokenizer", str(corpus / "tokenizer.model")]
+    arguments += ["--training.optimiser", optimiser]
     train(parse_config([*arguments, "--training.steps", "10"]))
     picture = tmp_path / "run" / "curves.png"
     first = picture.read_bytes()

@@ -16,6 +16,7 @@ from asr.model.ctc import CTCHead
 from asr.training.config import parse_config
 from asr.training.run import train
 from asr.training.task import TrainingTask
+from asr.training.termination import SaveInTime
 
 TINY = """
 attention: mala
@@ -122,6 +123,54 @@ def test_a_signal_saves_and_leaves(
     train(parse_config(arguments("warned", *accumulating)))
     train(parse_config(arguments("whole", *accumulating)))
     assert_same(last(tmp_path / "warned"), last(tmp_path / "whole"))
+
+
+def test_a_signal_before_a_validation_waits_for_it(arguments, tmp_path, monkeypatch, capsys):
+    original = TrainingTask.training_step
+
+    def warned(task, batch, index):
+        if task.batch_number == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(task, batch, index)
+
+    monkeypatch.setattr(TrainingTask, "training_step", warned)
+    with pytest.raises(SystemExit):
+        train(parse_config(arguments("warned")))
+    told = capsys.readouterr().out
+    assert "step 4: dev loss" in told and "SIGTERM: saved after step 4" in told
+    found = last(tmp_path / "warned")
+    assert found["global_step"] == 4 and found["dev_wer"] is not None
+
+
+def test_a_run_killed_in_a_validation_makes_it_again(arguments, tmp_path, monkeypatch):
+    def killed(task, *_):
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(SaveInTime, "_agreed", lambda *_: 1)  # a checkpoint is due after every step
+    monkeypatch.setattr(TrainingTask, "validation_step", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(parse_config(arguments("killed")))
+    assert last(tmp_path / "killed")["global_step"] == 3
+    monkeypatch.undo()
+    train(parse_config(arguments("killed")))
+    dev = last(tmp_path / "killed")["callbacks"]["Curves"]["dev"]
+    assert [step for step, *_ in dev] == [4, 8]
+
+
+def test_a_run_whose_folder_has_moved_keeps_its_checkpoints(arguments, tmp_path):
+    folder = tmp_path / "elsewhere" / "run"
+    keep = ("--training.keep", "2")
+    train(parse_config(arguments("run", *keep)))
+    folder.parent.mkdir()
+    (tmp_path / "run").rename(folder)
+    train(parse_config(arguments("elsewhere/run", *keep, "--training.steps", "12")))
+    names = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+    assert names == ["step-00000008.ckpt", "step-00000012.ckpt"]
+    dev = {step: wer for step, _, wer in last(folder)["callbacks"]["Curves"]["dev"]}
+    states = last(folder)["callbacks"].values()
+    [best] = [state for state in states if str(state.get("best_model_path")).endswith("best.ckpt")]
+    assert float(best["best_model_score"]) == pytest.approx(min(dev.values())) and sorted(dev) == [4, 8, 12]
+    assert dev[read_checkpoint(folder / "checkpoints" / "best.ckpt")["global_step"]] == min(dev.values())
 
 
 def test_ctrl_c_twice_ends_at_once(arguments, tmp_path, monkeypatch):
