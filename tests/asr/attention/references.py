@@ -131,10 +131,14 @@ def mala_weights(q: Tensor, k: Tensor, module, chunk: int = 0) -> Tensor:
             return module.gamma.expand_as(total)
         return 0 * total if options.terms == "no-gamma" else total
 
+    def empty(total: Tensor) -> Tensor:
+        """Queries that no key answers (relu): beta S is 0 / 0, for which the centred form has the limit 1."""
+        return (total <= 0) & (options.form == "centred") & (options.terms in ("both", "no-gamma"))
+
     def share(total: Tensor) -> Tensor:
         if options.terms == "both":
             return torch.ones_like(total)
-        return beta(total) * total - gamma_times_n(total)
+        return torch.where(empty(total), 1.0, beta(total) * total - gamma_times_n(total))
 
     if options.form == "centred" and rotary:
         return centred(phi_q, phi_k, turned(phi_q, module), turned(phi_k, module), beta, share, d, w)
@@ -143,9 +147,7 @@ def mala_weights(q: Tensor, k: Tensor, module, chunk: int = 0) -> Tensor:
     total = factor * (w * (phi_q @ phi_k.transpose(-2, -1))).sum(-1, keepdim=True)
     product = factor * (turned(phi_q, module) @ turned(phi_k, module).transpose(-2, -1))
     weights = w * (beta(total) * product - gamma_times_n(total) / n)
-    # A query that no key answers (relu): beta S is 0 / 0, for which the centred form has the limit 1.
-    empty = (total <= 0) & (options.form == "centred") & (options.terms == "both")
-    return torch.where(empty, w / n, weights)
+    return torch.where(empty(total), w / n, weights)
 
 
 def inline_weights(q: Tensor, k: Tensor, module, chunk: int = 0) -> Tensor:

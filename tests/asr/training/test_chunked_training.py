@@ -143,6 +143,14 @@ def test_a_run_that_begins_from_another_keeps_its_prior(run):
     assert (model.frontend.running.mean == -3).all()
 
 
+def test_another_share_of_chunks_would_be_another_run(run):
+    run()
+    with pytest.raises(
+        UserError, match=r"^--training\.chunk_share 0\.9.*: .*last\.ckpt was trained with .*--init"
+    ):
+        run("--resume", "auto", "--training.chunk_share", "0.9")
+
+
 def test_what_cannot_go_in_chunks_is_refused(run):
     with pytest.raises(UserError, match=r"--training\.chunks \[2, 4\]: agent cannot work chunk by chunk"):
         run("--attention", "agent")

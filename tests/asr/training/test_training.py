@@ -171,9 +171,10 @@ class TestGoingOnWithOtherOptions:
         return check
 
     def test_what_would_make_it_another_run_is_refused(self, refused):
-        # See test_distillation for some, and TestHeads for the transducer's weight and what is frozen.
+        # See test_distillation and test_chunked_training for some, and TestHeads for the transducer's weight
+        # and what is frozen.
         elsewhere = ("transducer", "variational_noise", "freeze", "taught_modules", "shuffle_minutes")
-        elsewhere += ("splice",)
+        elsewhere += ("splice", "chunk_share")
         fixed = [name for name in FIXED if not name.startswith("distil_") and name not in elsewhere]
         others = dict.fromkeys(fixed, "9") | {
             "intermediate": "0.3",
@@ -182,7 +183,7 @@ class TestGoingOnWithOtherOptions:
             "schedule": "cosine",
             "optimiser": "muon",
         }
-        others |= {"chunks": "[9]", "chunk_share": "0.9"}
+        others |= {"chunks": "[9]"}
         for name, value in others.items():
             option = f"--training.{name}"
             wanted = f"^{option} {re.escape(value)}.*: .*last.ckpt was trained with .*--init"
