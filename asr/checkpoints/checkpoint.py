@@ -28,8 +28,8 @@ from asr.data.tokenizer import Tokenizer
 from asr.errors import UserError
 from asr.files import atomic_path
 from asr.model.config import ModelConfig, model_from_dict, model_to_dict
-from asr.model.conformer import Encoder, resolve_size
-from asr.model.recogniser import Model, make_heads
+from asr.model.conformer import resolve_size
+from asr.model.recogniser import Model, make_encoder, make_heads
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 _FORMAT = 1
@@ -256,8 +256,7 @@ def _check_sizes(content: dict[str, Any], recipe: Recipe, path: str | Path) -> N
         if size.layers > len(found):  # each has several; to make a million of them would take a while
             raise UserError(f"it has {size.layers} layers")
         with torch.device("meta"):
-            mels = config.frontend.mels
-            encoder = Encoder(size, mels, config.attention, config.positions, config.options)
+            encoder = make_encoder(config)
             heads = make_heads(config, encoder.dim, recipe.tokenizer.pieces)
     except UserError as error:
         raise UserError(f"{misfit}: {error}") from None

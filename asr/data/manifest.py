@@ -71,8 +71,9 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     if not path.is_file() and not is_kaldi(path):
         raise UserError(f"{path}: no such manifest; run the data preparation stage first")
     utterances, seen = [], set()
+    folder, real = path.parent.absolute(), path.parent.resolve()
     for where, record in _rows(path):
-        utterance = _checked(record, where, path.parent)
+        utterance = _checked(record, where, folder, real)
         if utterance.id in seen:
             raise UserError(f"{where}: utterance id {utterance.id} appears twice")
         seen.add(utterance.id)
@@ -133,7 +134,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     atomic_write(path, "".join(lines))
 
 
-def _checked(record: dict[str, Any], where: str, folder: Path) -> Utterance:
+def _checked(record: dict[str, Any], where: str, folder: Path, real: Path) -> Utterance:
     packed = "offset" in record or "samples" in record
     types = _PACKED_TYPES if packed else _TYPES
     types = types | {name: kind for name, kind in _PART_TYPES.items() if name in record}
@@ -155,7 +156,7 @@ def _checked(record: dict[str, Any], where: str, folder: Path) -> Utterance:
     if "\n" in record["text"] or "\r" in record["text"]:
         raise UserError(f"{where}: the text goes over several lines")
     # A folder above the manifest's: which, is clear only when links are followed.
-    base = folder.resolve() if ".." in Path(record["audio"]).parts else folder.absolute()
+    base = real if ".." in record["audio"].split("/") else folder
     record["audio"] = os.path.normpath(base / record["audio"])
     record["text"] = normalize("NFC", record["text"])
     return Utterance(**{name: record[name] for name in types})

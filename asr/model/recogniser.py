@@ -30,13 +30,7 @@ class Model(nn.Module):
         super().__init__()
         self.framing = config.framing
         self.frontend = make_frontend(config.frontend)
-        self.encoder = Encoder(
-            config.encoder,
-            config.frontend.mels,
-            config.attention,
-            config.positions,
-            config.options,
-        )
+        self.encoder = make_encoder(config)
         self.head = self.transducer = None
         for name, head in make_heads(config, self.encoder.dim, pieces).items():
             setattr(self, name, head)
@@ -74,6 +68,11 @@ class Model(nn.Module):
         if self.head is None:
             raise UserError("a transducer without a CTC head does not stream yet")
         return Stream(self, self.framing.frames_in(seconds))
+
+
+def make_encoder(config: ModelConfig) -> Encoder:
+    """The encoder; raises UserError where its options do not go together."""
+    return Encoder(config.encoder, config.frontend.mels, config.attention, config.positions, config.options)
 
 
 def make_heads(config: ModelConfig, dim: int, pieces: int) -> dict[str, nn.Module]:

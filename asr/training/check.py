@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from asr.errors import run_program
-from asr.model.conformer import Encoder
 from asr.model.nemo_frontend import make_frontend
+from asr.model.recogniser import make_encoder
 from asr.training.config import parse_config
 from asr.training.streaming import check_chunks
 
@@ -17,10 +17,9 @@ from asr.training.streaming import check_chunks
 def check(argv: Sequence[str] | None = None) -> None:
     """Raise UserError, one line, for options with which no training would begin."""
     config = parse_config(argv)
-    model = config.model
-    make_frontend(model.frontend)
+    make_frontend(config.model.frontend)
     with torch.device("meta"):  # which takes neither time nor memory
-        encoder = Encoder(model.encoder, model.frontend.mels, model.attention, model.positions, model.options)
+        encoder = make_encoder(config.model)
     check_chunks(encoder, config.training)
 
 
